@@ -239,8 +239,8 @@ def page(figures: dict[str, Any]) -> str:
         "# On a GPU",
         "",
         f"Made by `python -m benchmarks.gpu` on {figures['device']}, torch {figures['torch']}, in "
-        f"{figures['minutes']} minutes; host {figures['machine']['cpu']}, load average before "
-        f"{figures['machine']['load_before']}.",
+        f"at most {figures['minutes']:g} minutes; host {figures['machine']['cpu']}, load average "
+        f"before {figures['machine']['load_before']}.",
         "",
     ]
     if figures["device"] == "cpu":

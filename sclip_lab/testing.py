@@ -35,16 +35,16 @@ ARCHITECTURE = {
         "context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1,
     },
 }  # fmt: skip
-# Of the second network, for variants that look at one: patches of 16 pixels as well.
+# Options of the second network, for variants that read one; its patches have 16 pixels too.
 GUIDE = {"depth": 2, "embed_dim": 32, "num_heads": 2}
-# The grid it was trained on, higher and wider ones, a row, a column and a single patch, in pixels.
+# Image sizes in pixels: the network's own, others, one row, one column and a single patch.
 SIZES = ((64, 64), (96, 128), (160, 48), (16, 112), (112, 16), (16, 16))
 ROUNDING = 5e-5
 
 
 @cache
 def small_backbone(precision: str = "fp32") -> Backbone:
-    """A random CLIP of 4 blocks with 4 heads; patches of 16 pixels, 4 x 4 of them trained on."""
+    """A random CLIP of 4 blocks with 4 heads, for images of 4 x 4 patches of 16 pixels."""
     backbone = load_backbone(architecture=ARCHITECTURE, seed=0, precision=precision, device="cpu")
     generator = torch.Generator().manual_seed(1)
     for name, parameter in backbone.model.named_parameters():
@@ -62,17 +62,20 @@ def small_guide() -> Guide:
 def check_variant(
     variant: Variant, backbone: Backbone | None = None, row_sum: float | None = None
 ) -> None:
-    """That a variant does what the laboratory counts on.
+    """Check that a variant does what the laboratory counts on.
 
     Features of every grid have the right shape, are float32 and finite; a photo's features do not
-    depend on what it is batched with, nor on what else was computed before; two photos differ; the
-    same configuration has the same key; half precision runs; patches do not attend to the class
-    token where ``class_token`` is false.
+    depend on its batch; two photos differ; other variants in the same pass keep their tokens; the
+    same configuration has the same key; `small_backbone` runs in half precision; patches do not
+    attend to the class token where ``class_token`` is false.
 
     Args:
         variant: from `sclip_lab.variant`, `load_attention` or `build`.
         backbone: a network to check it on; None: `small_backbone`.
-        row_sum: what each row of its attention weights sums to, where it always does.
+        row_sum: the sum of every row of its attention weights; None: rows may have any sum.
+
+    Raises:
+        AssertionError: the variant breaks one of these rules; the message says which, and where.
     """
     network, who = backbone or small_backbone(), f"attention '{variant.name}'"
     rebuilt = build(variant.config, variant.name)
@@ -93,7 +96,7 @@ def check_variant(
         alone = torch.cat([_computed(network, image[None], variant, where) for image in images])
         off = float((features - alone).abs().max())
         _require(off < ROUNDING, f"{where}: a photo's features change by {off:.1g} with its batch")
-        # A single patch may have no weights at all: it is like no other.
+        # On a grid of one patch all weights may be 0, which makes the features of photos equal.
         alike = grid != (1, 1) and torch.equal(features[0], features[1])
         _require(not alike, f"{where}: two photos have equal features")
         _check_weights(network, images, variant, row_sum, where)
@@ -106,7 +109,7 @@ def check_variant(
 def _check_weights(
     network: Backbone, images: Tensor, variant: Variant, row_sum: float | None, where: str
 ) -> None:
-    """The attention that the last rewritten block used, in company of the plain network."""
+    """Check the last rewritten block's weights, and that the plain network's tokens stay."""
     grid = network.grid(*images.shape[-2:])
     tokens, vanilla = network.embed(images), load_attention("vanilla")
     with torch.inference_mode():
@@ -127,7 +130,7 @@ def _check_weights(
     if weights is None:
         return
     count = weights.shape[-1]
-    # Of all tokens, or of the patches alone.
+    # Weights may be among all tokens, or among the patches alone.
     possible = {states[0].tokens.shape[1], tokens.shape[1] - network.blocks[0].prefix}
     _require(
         count in possible and weights.shape[-2] == count,
@@ -136,7 +139,9 @@ def _check_weights(
     _require(bool(weights.isfinite().all()), f"{where}: attention weights are not finite")
     if row_sum is not None:
         off = float((weights.float().sum(-1) - row_sum).abs().max())
-        _require(off < 1e-3, f"{where}: rows of the weights sum to {row_sum} but for {off:.1g}")
+        _require(
+            off < 1e-3, f"{where}: rows of the weights sum to {row_sum} with errors up to {off:.1g}"
+        )
     whole = count == states[0].tokens.shape[1]
     if network.has_class_token and whole and not variant.config["class_token"]:
         largest = float(weights[..., 1:, 0].abs().max())

@@ -33,13 +33,13 @@ def adapted(
     share: float = 0.45,
     sharpness: float = 3.0,
 ) -> Tensor:
-    """E above, as the ``mix`` of any variant whose patches do not attend to the class token.
+    """E of the module's formula, a ``mix`` for variants whose patches ignore the class token.
 
     The class token's row stays, and no patch attends to it.
 
     Args:
         weights: (batch, heads, tokens, tokens) of the weights function; between patches it is A.
-        scale, uniform_scale: factors on the cosines of A's output, and of the uniform map's.
+        scale, uniform_scale: the factors 20 and 35 in the formula of p.
         share: share of the softmax of a row's similarities that is kept, 0 .. 1.
         sharpness: lambda.
     """
@@ -65,7 +65,7 @@ def class_distributions(
     scale: float = 20.0,
     uniform_scale: float = 35.0,
 ) -> Tensor:
-    """p above: (batch, patches, texts) float64; the scales as in `adapted`.
+    """p of the module's formula: (batch, patches, texts) float64; the scales as in `adapted`.
 
     ``attention`` is (batch, heads or 1, patches, patches), ``value`` (batch, heads, patches,
     head_dim), ``text`` (texts, embed_dim) with unit rows. ``block`` has the output projection, and
@@ -84,9 +84,9 @@ def class_distributions(
 
 
 def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0) -> Tensor:
-    """B above of (batch, patches, texts) distributions: (batch, patches, patches) float64.
+    """B of the module's formula: (batch, patches, texts) -> (batch, patches, patches) float64.
 
-    Rows sum to 1; share and sharpness as in `adapted`.
+    ``distributions`` are p. Rows of B sum to 1; share and sharpness are as in `adapted`.
     """
     within("share", share, 0, 1)
     distributions = distributions.double()
@@ -120,16 +120,16 @@ def adapted_proxy(
     share: float = 0.45,
     sharpness: float = 3.0,
 ) -> State:
-    """E above with a second network's map as A, the published form: no residual, no MLP.
+    """The block of the published FSA: E of the module's formula, with a second network's map as A.
 
-    The class token attends to itself.
+    It has no residual and no MLP. The class token attends to itself.
 
     Args:
         beta, gamma, output_grid: of `sclip_lab.attention.guided.proxyclip`, whose map is A.
         scale, uniform_scale, share, sharpness: of `adapted`.
 
     Raises:
-        LabError: no guidance, or a block that is not the last.
+        LabError: no guidance, or patches on another grid than CLIP's in a block before the last.
     """
     base, grid = guided_map(ctx, beta, gamma, output_grid)
     base, value = base[:, None], resized(patch_values(ctx), ctx.grid, grid)

@@ -6,7 +6,7 @@ J_ij the Jensen-Shannon divergence of p_i and p_j,
 
     W = mean over scales of sharpen(J of the cosines resized to that scale)
 
-multiplies the values of the second pass. Its rows are not normalised, and the class token has none.
+multiplies the values of the second pass. Rows of W are not normalised. The class token has no row.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ def cdam(
     sharpness: float = 10.0,
     scales: Sequence[float] = SCALES,
 ) -> Tensor:
-    """W above, as the ``mix`` of any weights function, whose weights are the first pass.
+    """W of the module's formula, a ``mix`` for any weights function, which makes the first pass.
 
     If several blocks are rewritten, blocks before the last keep the weights of the function: only
-    the last block's tokens are compared with texts. The variant's residual and MLP end both passes.
+    the last block's tokens are compared with texts. The variant's residual and MLP follow in both
+    passes.
 
     Args:
         weights: (batch, heads, tokens, tokens) of the weights function.
-        temperature: > 0, of the softmax over texts.
+        temperature: > 0, temperature of the softmax over texts.
         sharpness: factor on 1 - J before the softmax of a row.
         scales: shares of the grid's sides, each in (0, 1].
 
@@ -93,8 +94,8 @@ def class_distribution_map(
 def divergence(p: Tensor) -> Tensor:
     """Jensen-Shannon divergences in nats: (batch, n, texts) -> (batch, n, n).
 
-    One text and some rows at a time: no (n, n, texts) array is made, and a CPU's cache holds the
-    rest. J is symmetric, so the part left of the diagonal is copied from the right.
+    The loop takes one text and some rows at a time: it makes no (n, n, texts) array, and its arrays
+    fit a CPU's cache. J is symmetric, so the part left of the diagonal is copied from the right.
     """
     self_term = (p * torch.log(p + EPSILON)).sum(-1)
     batch, count = self_term.shape
@@ -114,7 +115,7 @@ def divergence(p: Tensor) -> Tensor:
 
 
 def enlarged(between: Tensor, size: Grid, grid: Grid) -> Tensor:
-    """(batch, cells, cells) -> (batch, patches, patches): bilinear in both places."""
+    """(batch, cells, cells) -> (batch, patches, patches), bilinear along keys and queries."""
     if size == grid:
         return between
     for _ in range(2):  # along the keys, and after the transposition along the queries
@@ -130,7 +131,7 @@ def sharpened(divergences: Tensor, sharpness: float = 10.0) -> Tensor:
 
 
 def _stretched(rows: Tensor) -> Tensor:
-    """Each row to 0 .. 1; a constant row to zeros."""
+    """Stretch each row to 0 .. 1; a constant row becomes 0."""
     low, high = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)
     stretched = (rows - low) / (high - low + EPSILON)
     return stretched.masked_fill(high - low < CONSTANT, 0)

@@ -1,10 +1,10 @@
 """CLIPer: the attention of all earlier blocks, summed and balanced, replaces the last block's own.
 
-CLIPer: Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836. With M the sum of
-softmax(q k^T / sqrt(d)) over all blocks before the last, ``rounds`` times: columns divided by their
-sums, then rows by theirs (Sinkhorn's alternation). Then S = (M + M^T) / 2, the mean of each column
-subtracted, negative entries dropped, rows divided by their sums. Residual and MLP of the last block
-are dropped.
+CLIPer: Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836. M is the sum of
+softmax(q k^T / sqrt(d)) over all blocks before the last. ``rounds`` times, each column of M is
+divided by its sum, then each row by its sum (Sinkhorn's alternation). From S = (M + M^T) / 2 the
+mean of each column is subtracted, negative entries become 0, and each row is divided by its sum.
+The last block has neither residual nor MLP.
 
 The official code balances M in place once more for every level it reads out, so that level l of L
 has had l rounds and the final features have had L. The levels below the last send the input of
@@ -23,7 +23,7 @@ from sclip_lab.network.block import Block, softmax_scores
 from sclip_lab.network.context import LARGEST_KEPT, Context, State, scores
 from sclip_lab.network.depth import Layer, resolve
 
-# Values of attention maps that are balanced at once.
+# At most so many values of attention maps are balanced at once.
 LARGEST = 1 << 23
 
 
@@ -35,7 +35,7 @@ def cliper(ctx: Context, rounds: int | None = None) -> Tensor:
     network's number of blocks.
     """
     if not ctx.history:
-        raise LabError("the first block has no earlier attention to sum")
+        raise LabError("cliper: the first block has no earlier attention to sum; set other layers")
     rounds = ctx.block.depth if rounds is None else rounds
     within("rounds", rounds, 0)
     return balanced(earlier(ctx), rounds)
@@ -51,7 +51,7 @@ def earlier(ctx: Context) -> Tensor:
         return total
 
     def summed_by_head() -> Tensor:
-        """The same for maps that are too large to be stored together: head by head."""
+        """The result of `summed`, head by head: for maps too large to be in memory together."""
         batch, tokens = ctx.tokens.shape[:2]
         total = ctx.query.new_zeros(batch, ctx.block.num_heads, tokens, tokens)
         for entered in ctx.history:
@@ -64,7 +64,7 @@ def earlier(ctx: Context) -> Tensor:
                 total[:, [head]] += softmax_scores(raw, None if bias is None else bias[:, [head]])
         return total
 
-    # With a prior, feedback or no class token the sum is the variant's own.
+    # A prior, feedback or a closed class token makes a sum that no other variant can share.
     if ctx.prior is None and ctx.feedback is None and not ctx.closed:
         tokens = ctx.tokens.shape[1]
         large = 4 * ctx.block.num_heads * tokens**2 > LARGEST_KEPT
@@ -96,7 +96,7 @@ def level_tokens(ctx: Context, source: Layer) -> Tensor:
 
 
 def _value(ctx: Context, source: Layer) -> Tensor:
-    """(batch, heads, tokens, head_dim) of one level."""
+    """(batch, heads, tokens, head_dim) values of one level."""
     if resolve(source, ctx.block.depth) >= ctx.block.index:
         return ctx.value
     # Normalised twice: by the level's own LN1, and again by this block's.
@@ -104,7 +104,7 @@ def _value(ctx: Context, source: Layer) -> Tensor:
 
 
 def balanced(attention: Tensor, rounds: int) -> Tensor:
-    """Sinkhorn alternations, then symmetrised, with entries below a column's mean dropped.
+    """Apply Sinkhorn's alternation, make maps symmetric, drop entries below a column's mean.
 
     (..., tokens, tokens), not negative, to the same shape; rows sum to 1. ``rounds`` is 0 or more.
     """

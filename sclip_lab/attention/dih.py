@@ -42,11 +42,11 @@ def dih(
     class_share: float = 0.3,
     second_pass: Sequence[Layer] | None = ("4/12", "10/12"),
 ) -> State:
-    """The block edit of DiH-CLIP; ``attention`` is W of the first pass.
+    """The block edit of DiH-CLIP; the state's ``attention`` is W of the first pass.
 
     Args:
-        heads: chosen of each map; a network with fewer uses all.
-        similarity_layer, average_layer, cut, sharpness, class_share, second_pass: of
+        heads: how many heads are chosen from each map; a network with fewer uses all.
+        similarity_layer, average_layer, cut, sharpness, class_share, second_pass: as in
             `sclip_lab.attention.scclip.scclip`.
 
     Raises:
@@ -79,7 +79,7 @@ def dih(
 
 
 def last_weights(inner: Context, similarities: Tensor, sharpness: float) -> Tensor:
-    """W above of the tokens in ``inner``: (batch, heads, tokens, tokens)."""
+    """W of the module's formula for the tokens in ``inner``: (batch, heads, tokens, tokens)."""
     of_keys = inner.attention("key", "key")
     return (similarity_weights(inner, similarities, sharpness) + of_keys) / 2
 

@@ -31,7 +31,7 @@ def gem(
 
     Args:
         projections: as in `correlative`.
-        iterations: 0 or more.
+        iterations: how often z <- softmax(b z z^T) z is applied, 0 or more.
         inverse_temperature: b > 0; None: mean norm of the image's tokens behind LN1, divided by
             sqrt(head_dim).
         combine: ``mean``; or ``sum``, whose rows sum to the number of projections.

@@ -61,7 +61,7 @@ def proxyclip(
         swap_axes: see `resized`; it changes nothing on square grids.
 
     Raises:
-        LabError: no guidance, or a block that is not the last.
+        LabError: no guidance, or patches on another grid than CLIP's in a block before the last.
     """
     weights, grid = guided_map(ctx, beta, gamma, output_grid)
     value = resized(patch_values(ctx), ctx.grid, grid, swap_axes)
@@ -77,14 +77,14 @@ def guided_map(
     """ProxyCLIP's map (batch, patches, patches) and its grid; arguments as in `proxyclip`.
 
     Raises:
-        LabError: another grid in a block that is not the last.
+        LabError: no guidance, or another grid than CLIP's in a block before the last.
     """
     features = ctx.guidance.features
     grid = (features.shape[-2], features.shape[-1]) if output_grid == "guidance" else ctx.grid
     if grid != ctx.grid and ctx.block.index != ctx.block.depth - 1:
         raise LabError(
-            f"block {ctx.block.index} is not the last, and blocks after it need the patches of "
-            "before: set output_grid=tokens"
+            f"block {ctx.block.index} is not the last, and blocks after it need patches on "
+            "CLIP's own grid: set output_grid=tokens"
         )
     return torch.softmax(above_mean(cosines(ctx, grid), beta, gamma), dim=-1), grid
 
@@ -108,7 +108,7 @@ def on_grid(
     grid: Grid,
     attention: Tensor,
 ) -> State:
-    """Output projection of patches on a grid of their own; the class token attends to itself.
+    """The state behind the projection of patches on ``grid``; the class token attends to itself.
 
     ``per_head`` is attention times values, (batch, heads, patches, head_dim), of patches on
     ``grid``; ``attention``, (batch, heads, patches, patches), is for diagnostics.
@@ -164,11 +164,11 @@ def guidance_repair(
     beta: float = 1.2,
     gamma: float = 3.0,
 ) -> Tensor:
-    """Replace outliers by the mean of the clean patches that look like them to the second network.
+    """Replace each outlier by a mean of clean patches that the second network finds similar.
 
-    ``tokens``, ``neighbours`` and ``quantile`` are those of `sclip_lab.attention.repair.lof`, which
-    finds outliers alike; ``beta`` and ``gamma`` those of `proxyclip`, with a softmax over clean
-    patches.
+    ``tokens``, ``neighbours`` and ``quantile`` are as in `sclip_lab.attention.repair.lof`, which
+    finds the same outliers. ``beta`` and ``gamma`` are as in `proxyclip`, but the softmax runs over
+    clean patches.
     """
     prefix = context.block.prefix
     outliers = lof_mask(context.tokens[:, prefix:], neighbours, quantile)

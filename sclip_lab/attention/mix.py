@@ -34,7 +34,7 @@ def middle(
         weights: (batch, heads, tokens, tokens) of the weights function.
         layers: earlier blocks whose maps are averaged.
         pairs: projections whose scores make an earlier block's map; several are added.
-        share: of the middle blocks, 0 .. 1.
+        share: share of the middle blocks, 0 .. 1.
         gain: factor on the result.
     """
     within("share", share, 0, 1)

@@ -28,7 +28,7 @@ def pearl(ctx: Context, rounds: int | None = 5, key_share: float = 0.08) -> Tens
 
     Args:
         rounds: Newton-Schulz rounds for R, 1 or more; None: the exact polar factor.
-        key_share: of the centred keys' self-similarity; 0 leaves it out.
+        key_share: factor on the centred keys' self-similarity; 0 leaves it out.
     """
     if rounds is not None:
         within("rounds", rounds, 1)

@@ -44,13 +44,14 @@ def gaussian_norms(
 ) -> Tensor:
     """The Gaussian in units of the scores: |a_i| |b_j| / sqrt(head_dim) times `gaussian`.
 
-    A score cannot exceed that height, so this Gaussian is never lost beside large scores, as one of
-    peak 1 is. SegEarth-OV's "gav" (arXiv 2410.01768, code) takes the
-    norms of each pair of tokens; NACLIP's ablation without scores (arXiv 2404.08181) takes one
-    number for each image, their mean over all heads and pairs, class token included.
+    With ``pairwise`` norms no score exceeds that height, so the Gaussian is never lost beside large
+    scores, as one of peak 1 is.
 
     Args:
         sigma: standard deviation in patches, > 0.
+        norms: ``pairwise``: of each pair of tokens, as in SegEarth-OV's "gav" (arXiv 2410.01768,
+            code); ``mean``: one number for each image, the mean over all heads and pairs, class
+            token included, as in NACLIP's ablation without scores (arXiv 2404.08181).
         pair: the two projections a and b.
 
     Returns:

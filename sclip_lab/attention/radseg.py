@@ -21,7 +21,7 @@ from sclip_lab.network.context import Context
 
 @weights_function
 def scra(ctx: Context, scaling: float = 10.0) -> Tensor:
-    """B above, of all tokens; rows sum to 1. A prior acts on the scores of both looks.
+    """B of the module's formula among all tokens; rows sum to 1. A prior acts on both looks.
 
     Args:
         scaling: t > 0, factor on the cosines.

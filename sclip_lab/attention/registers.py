@@ -62,7 +62,7 @@ def moved(
         grid: (grid_h, grid_w) of the patches.
         neurons: (block, neuron) pairs, both from 0.
         neurons_file: a JSON file with such pairs instead, as `find` returns them.
-        scale: a number, or one for each register; t is found anew after each.
+        scale: a number, or one for each register; t is computed anew after each register.
         patches: the neurons' values at patches: ``zero``, their ``mean`` over patches, the mean at
             ``only_outliers`` (entries above mean plus standard deviation), or ``keep`` for no
             change. The class token keeps its own.
@@ -71,7 +71,9 @@ def moved(
     if not chosen:
         return hidden
     if max(chosen) >= hidden.shape[-1]:
-        raise LabError(f"neuron {max(chosen)} of block {block.index}: it has {hidden.shape[-1]}")
+        raise LabError(
+            f"neurons: no neuron {max(chosen)} in block {block.index}, which has {hidden.shape[-1]}"
+        )
     first, end = block.prefix, block.prefix + math.prod(grid)
     count = hidden.shape[1] - end
     scales = [scale] * count if isinstance(scale, int | float) else list(scale)
@@ -100,7 +102,7 @@ def _of_patches(activations: Tensor, patches: Patches) -> Tensor:
 
 
 def _neurons_of(index: int, neurons: Neurons, neurons_file: str | None) -> list[int]:
-    """The neurons of one block."""
+    """The chosen neurons of block ``index``."""
     if neurons_file is not None:
         try:
             neurons = json.loads(Path(neurons_file).read_text(encoding="utf-8"))
@@ -133,7 +135,7 @@ def find(
         threshold: tokens with a larger norm behind ``detect_layer`` are outliers, the class token
             included; 30 for OpenAI's ViT-B/16.
         highest_layer: leave out neurons of later blocks; the paper's ViT-B/16 stops at 5.
-        top: how many are returned.
+        top: how many pairs are returned.
         sparse: a neuron scores 0 on an image if its activation is below 0.5 at half of all tokens
             or more: image by image, before the mean, as in the official code.
 
@@ -164,7 +166,7 @@ def find(
 def _activations(
     backbone: Backbone, image: Tensor, detect: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """(blocks, tokens, hidden) behind the activations, and (tokens,) whether each is an outlier."""
+    """(blocks, tokens, hidden) MLP activations, and (tokens,) whether each token is an outlier."""
     activations: list[Tensor] = []
 
     def keep(block: Block, hidden: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ attends to them more than they attend to themselves. The tests are
   pages 20291-20300, https://github.com/Kimsure/SFP;
 - ``norm``, the largest tokens: Darcet et al., arXiv 2309.16588, and SFP's baseline.
 
-Each is a *repair*, tokens in, tokens out, and works with any attention.
+Each test has a *repair*, tokens in, tokens out, which works with any attention.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
 
 
 def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> Tensor:
-    """(batch, patches) bool: local outlier factor above a quantile of the image's.
+    """(batch, patches) bool: local outlier factor above a quantile of the image's factors.
 
     ``quantile``, 0 .. 1, is linear between ranks; 0.95 makes about 5 % of the patches outliers.
     """
@@ -65,7 +65,7 @@ def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> T
 def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -> Tensor:
     """(batch, patches) bool: the ``count`` largest norms of an image that are above ``threshold``.
 
-    None takes all above the threshold; 30 separates outliers in OpenAI's ViT-B/16.
+    ``count`` None takes all above ``threshold``; 30 separates outliers in OpenAI's ViT-B/16.
     """
     size = patches.float().norm(dim=-1)
     return _largest(size, size > threshold, count)
@@ -77,8 +77,8 @@ def class_attention_mask(
     """(batch, patches) bool: the class token attends to patch j more than j does to itself.
 
     factor * A_cls,j > A_jj, with A the mean over heads of ``attention``, (batch, heads, tokens,
-    tokens); of those, the ``count`` largest A_cls,j of an image, None for all. The first of the
-    ``prefix`` tokens before the patches is the class token.
+    tokens). Of these patches an image keeps the ``count`` with the largest A_cls,j; None: all. The
+    first of the ``prefix`` tokens before the patches is the class token.
     """
     within("factor", factor, 0, above=True)
     mean = attention.float().mean(1)
@@ -121,7 +121,7 @@ def lof(
     """Repair the outliers that `lof_mask` finds in the block's input.
 
     ``tokens``, (batch, tokens, width), are repaired at the outliers' places; None: the block's
-    input. ``isolated`` is that of `repaired`, and the others are those of the test.
+    input. ``isolated`` is as in `repaired`, ``neighbours`` and ``quantile`` are as in `lof_mask`.
     """
     mask = context.input.once(
         ("lof", neighbours, quantile),
@@ -138,7 +138,7 @@ def norm(
     threshold: float = 0.0,
     isolated: Isolated = "keep",
 ) -> Tensor:
-    """Repair what `norm_mask` finds in the block's input; other arguments as in `lof`."""
+    """Repair what `norm_mask` finds in the block's input; ``tokens``, ``isolated`` as in `lof`."""
     mask = norm_mask(context.tokens[:, context.block.prefix :], count, threshold)
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 
@@ -154,7 +154,8 @@ def class_attention(
 ) -> Tensor:
     """Repair what `class_attention_mask` finds in an earlier block's trained attention.
 
-    ``source`` is that block; None: the one before. Other arguments as in `lof`.
+    ``source`` is that block; None: the block before the repaired one. ``factor`` and ``count`` are
+    as in `class_attention_mask`, other arguments as in `lof`.
 
     Raises:
         LabError: a network without class token.
@@ -167,7 +168,7 @@ def class_attention(
 
 
 def _largest(score: Tensor, chosen: Tensor, count: int | None) -> Tensor:
-    """Of the ``chosen`` (batch, patches), those with the ``count`` largest scores of an image."""
+    """(batch, patches) bool: the ``count`` of an image's ``chosen`` with the largest scores."""
     if count is None:
         return chosen
     within("count", count, 0)

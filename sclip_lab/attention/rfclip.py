@@ -1,16 +1,17 @@
 """RF-CLIP: distracting patches smoothed after every block; one map, the mean over all blocks.
 
 Li et al., "Rectify and focus", AAAI 2026, arXiv 2511.16170, as released: without the refocusing of
-attention, which `refocus_threshold` switches on. With Rp the repair below, x_l the repaired stream
+attention, which `refocus_threshold` switches on. With Rp a repair, x_l the stream that Rp repaired
 behind block l of twelve, K_l = softmax(s k k^T) of block l, g the mean of x_1 .. x_12, and c the
 cosines between g's patches, 0 below a cut:
 
     A(u) = mean of K_1 .. K_11 and K_12(u);  o(u) = out_proj(A(u) v(u)) between patches
     patches = (o(c x_11) + o(c g)) / 2, without residual and MLP
 
-Rp: take a patch's channels less their minimum, over their sum. The patch is distracting if one of
-some channels has more than sigma / width of it. A share 1 - keep of it is then replaced by the mean
-of the nine patches around it; patches beyond the border are 0.
+Rp: a channel's share of a patch is its value less the patch's smallest value, divided by the sum of
+all such differences. A patch is distracting if one of the chosen channels has a share above
+sigma / width. It becomes keep * itself + (1 - keep) * the mean of the 3 x 3 patches around it;
+patches beyond the border are 0.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ def rfclip(
 ) -> State:
     """One block of RF-CLIP, for ``layers: all``.
 
-    Behind the last block the state also has the decoded patches as ``dense`` and the first decode's
-    map between patches.
+    Behind the last block the state also has the decoded patches as ``dense``, and as ``attention``
+    the map between patches of o(c x_11).
 
     Args:
         channels: where distracting patches are large, in a network of ``of_width`` channels.
-        of_width: another width takes the channels at the same share of it; None: as they are.
-        sigma: a patch distracts if a channel has more than sigma / width of it.
+        of_width: width that ``channels`` are for; they are scaled to other widths; None: not.
+        sigma: a patch is distracting if a channel's share of it is above sigma / width.
         keep: share of a distracting patch that stays, 0 .. 1.
-        cut: cosines of the guide below become 0.
+        cut: cosines between g's patches become 0 below this.
         refocus_threshold: of `refocused`; None: off, as released.
         refocus_share: of `refocused`, its beta.
 
@@ -76,7 +77,7 @@ def rfclip(
     if not last:
         return replace(state, tokens=tokens)
 
-    # What entered the second block and all later ones is what lies behind those before.
+    # What enters a block is what lies behind the block before it.
     behind = [*(entered.tokens for entered in (*ctx.history, ctx.input)[1:]), tokens]
     guide = torch.stack(behind).mean(0)
     near = cut_below(cosine(guide, block.prefix), cut).to(guide.dtype)
@@ -86,10 +87,10 @@ def rfclip(
 
 
 def decode(ctx: Context, tokens: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """o(c u) above, (batch, patches, width), and its map, (batch, heads, patches, patches).
+    """o(c u) of the module's formula, (batch, patches, width), and A(c u) among patches.
 
-    The map's rows lack the class token's share. ``tokens`` are u, and ``near`` is c, (batch,
-    patches, patches), not normalised.
+    A(c u) is (batch, heads, patches, patches); rows lack the class token's share. ``tokens`` are u,
+    and ``near`` is c, (batch, patches, patches), not normalised.
     """
     block, prefix = ctx.block, ctx.block.prefix
     inner = BlockInput(block, torch.cat([tokens[:, :prefix], near @ tokens[:, prefix:]], dim=1))
@@ -109,7 +110,7 @@ def channels_of(channels: Sequence[int], of_width: int | None, width: int) -> li
 
 
 def distracting(patches: Tensor, channels: Sequence[int], sigma: float) -> Tensor:
-    """(batch, patches, width) -> (batch, patches) bool, by the test above."""
+    """Whether each patch is distracting: (batch, patches, width) -> (batch, patches) bool."""
     above = patches - patches.amin(-1, keepdim=True)
     share = above[..., list(channels)] / above.sum(-1, keepdim=True)
     return share.amax(-1) > sigma / patches.shape[-1]
@@ -118,7 +119,7 @@ def distracting(patches: Tensor, channels: Sequence[int], sigma: float) -> Tenso
 def repaired(
     tokens: Tensor, grid: Grid, channels: Sequence[int], sigma: float, keep: float, prefix: int
 ) -> Tensor:
-    """Rp above: (batch, tokens, width), same shape out; the class token does not change."""
+    """Rp of the module docstring: (batch, tokens, width), same shape out; the class token stays."""
     patches = tokens[:, prefix:]
     image = patches.mT.unflatten(2, grid)
     # The divisor is nine at the border too.
@@ -129,9 +130,9 @@ def repaired(
 
 
 def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> Tensor:
-    """Move attention away from patches that all patches attend to.
+    """Move attention away from sinks, patches that all patches attend to.
 
-    A patch is such a sink if its column, summed over patch queries and divided by the number of
+    A patch is a sink if its column, summed over patch queries and divided by the number of
     tokens, is above the threshold. Sinks keep ``share`` (beta) of their attention; the rest goes to
     the other patches of the row in proportion to their own. A row of sinks alone, as on a tiny
     grid, stays, and so do the class token's row and column. ``weights`` are (batch, heads, tokens,

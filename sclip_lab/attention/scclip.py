@@ -44,18 +44,19 @@ def scclip(
     second_pass: Sequence[Layer] | None = ("4/12", "10/12"),
     second_projections: Sequence[str] = ("key",),
 ) -> State:
-    """The block edit of SC-CLIP and, by its parameters, of SFP; ``attention`` is W.
+    """The block edit of SC-CLIP and, by its parameters, of SFP; the state's ``attention`` is W.
 
     Args:
-        repair: of outliers, see `repair`; None: none.
-        similarity_layer, average_layer: l of c_9 and of Agg_4 above.
-        cut: similarities below become 0 when patches are averaged.
+        repair: the repair of outliers, see `sclip_lab.attention.repair`; None: no repair.
+        similarity_layer, average_layer: 9 of c_9 and 4 of Agg_4 in the module's formula.
+        cut: similarities below it become 0 when patches are averaged.
         cut_scores: also cut them in attention scores (SFP).
-        sharpness: factor on the centred similarities, 3 above.
+        sharpness: factor on the centred similarities, 3 in the module's formula.
         projections: whose self-attention is averaged with the similarity map.
-        class_share: 0 .. 1, share of the class token that is added to every output; 0 without one.
+        class_share: 0 .. 1, share of the class token that is added to every output; 0 in networks
+            without one.
         second_pass: first and last layer of the sum r; None: one pass.
-        second_projections: ``projections`` of W'.
+        second_projections: what ``projections`` are to W, for W'.
 
     Raises:
         LabError: a class_share out of its range, or in a network without class token.

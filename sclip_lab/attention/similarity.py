@@ -37,7 +37,7 @@ def cut_below(similarities: Tensor, cut: float) -> Tensor:
 
 
 def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
-    """Replace each patch by the mean of all, weighted by similarities; not the class token.
+    """Replace each patch by the mean of all patches, weighted by similarities. Other tokens stay.
 
     (batch, tokens, width) and similarities (batch, patches, patches) of 0 or more -> the shape of
     ``tokens``.
@@ -88,8 +88,8 @@ def with_similarity(
 ) -> Tensor:
     """Mean of `similarity_weights` and of softmax(r r^T / sqrt(head_dim)) for each projection r.
 
-    (batch, heads, tokens, tokens); rows sum to 1. Without ``projections`` the similarities, (batch,
-    patches, patches), are alone.
+    (batch, heads, tokens, tokens); rows sum to 1. ``similarities`` are (batch, patches, patches).
+    Without ``projections`` the result is `similarity_weights`.
     """
     near = similarity_weights(ctx, similarities, sharpness)
     return combined([near, *(ctx.attention(r, r) for r in projections)], "mean")
@@ -109,7 +109,7 @@ def similarity(
         source: the earlier block whose output is compared.
         projections: whose softmax(r r^T / sqrt(head_dim)) is averaged in; may be empty.
         sharpness: > 0, inverse temperature of the similarities.
-        cut: similarities below become 0 before the mean is taken; None: none.
+        cut: similarities below it become 0 before they are centred; None: no cut.
     """
     similarities = cosine(ctx.after(source), ctx.block.prefix)
     if cut is not None:

@@ -2,7 +2,7 @@
 
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
 function* ``(ctx, **parameters) -> weights`` only computes attention weights; the keys that all
-variants have, in ``conf/attention/_variant.yaml``, say how they are used. A *block edit*
+variants have, in ``conf/attention/_variant.yaml``, say how the weights are used. A *block edit*
 ``(block, state, ctx, **parameters) -> state`` replaces the whole block and is declared by
 `sclip_lab.core.functions.block_edit`.
 """
@@ -79,7 +79,7 @@ _names: list[Callable[[str], Mapping[str, Any]]] = []
 
 
 def names_by(load: Callable[[str], Mapping[str, Any]]) -> None:
-    """Set the function from a variant's name to the content of its yaml."""
+    """Set the function that returns the content of a variant's yaml for the variant's name."""
     _names[:] = [load]
 
 
@@ -91,7 +91,7 @@ class Variant:
         name: the yaml's name, for people; not part of the identity.
         config: every value of the yaml, with defaults.
         key: digest of ``config`` and of the files it names; equal keys compute the same thing.
-        edit_key: the same without ``layers``: equal edits of the same input share their work.
+        edit_key: digest without ``layers``: variants with equal edits of one input share the work.
         modules: Python modules of its functions, for the code version.
         uses: what its functions are marked to read, see `sclip_lab.core.functions.uses`.
         maps: the content of the variants whose maps its parameters name.
@@ -121,8 +121,8 @@ class Variant:
             return resolve_all(self.config["layers"], depth)
 
     def given(self, text: Text | None) -> Variant:
-        """The variant with a protocol's texts, which become part of its keys; the same object if it
-        reads none or there are none."""
+        """Return the variant with a protocol's texts, which become part of its keys. The variant
+        itself is returned if it reads no texts, or if ``text`` is None."""
         if text is None or "text" not in self.uses:
             return self
         key, edit_key = (digest([k, text.digest]) for k in (self.key, self.edit_key))
@@ -134,14 +134,14 @@ class Variant:
         return 0 if early else self.layers(depth)[0]
 
     def content_of_map(self) -> dict[str, Any]:
-        """What determines the map, with files by their content."""
+        """The settings that determine the map; a file counts by its content, not its path."""
         ignored = [key for key in COMMON if key not in OF_MAP]
         config = {key: value for key, value in self.config.items() if key not in ignored}
         return _content({**config, **self.maps})
 
     @cached_property
     def entry_key(self) -> str | None:
-        """Equal keys add the same tokens; None: no tokens are added."""
+        """Key of the tokens that the variant adds: equal keys add the same tokens; None: none."""
         return digest(_content(self.config["entry"])) if self._parts["entry"] else None
 
     @cached_property
@@ -154,22 +154,23 @@ class Variant:
         return kind_of(self._function) is block_edit
 
     def key_at(self, level: int, depth: int) -> str | None:
-        """Equal keys do the same to a block on the same input; None: the block runs as trained."""
+        """Key of what the variant does to block ``level`` of ``depth``: equal keys do the same to
+        equal inputs; None: the block runs as trained."""
         return self.edit_key if level in self.layers(depth) else self._hidden_key
 
     def enter(self, tokens: Tensor, grid: Grid, block: Block) -> Tensor:
-        """(batch, tokens, width) that enter the first block, with the variant's own tokens behind
-        them, if they are not there already."""
+        """Append the variant's own tokens to ``tokens``, (batch, tokens, width), which enter the
+        first block, unless they are there already."""
         entry = self._parts["entry"]
         if entry is None or tokens.shape[1] > block.prefix + math.prod(grid):
             return tokens
         return torch.cat([tokens, block.tower.first_norm(entry(tokens)).to(tokens)], dim=1)
 
     def apply(self, entered: BlockInput, state: State, context: Context) -> State:
-        """Run one rewritten block: the state behind it.
+        """Run one block that the variant changes, and return the state behind the block.
 
-        ``context`` is shared by all variants; the variant's own choices are put in here. A prior
-        that the attention has no use for is warned of once.
+        All variants share ``context``; this method adds the variant's own choices to it. It warns
+        once if the attention has no use for the variant's prior.
         """
         scene, grid = context.scene, context.grid
         # A function reads only what it declares; otherwise the key would be incomplete.
@@ -200,8 +201,8 @@ class Variant:
     def map(self, context: Context) -> Tensor:
         """This variant's attention map in another variant's block: (batch, heads, tokens, tokens).
 
-        Its own prior, mix and class-token choice apply; layers, residual, MLP and stream are the
-        other's.
+        This variant's prior and mix apply; layers, residual, MLP and stream are the other's. The
+        class token is open to patches only if both variants leave it open.
         """
         class_token = context.class_token and self.config["class_token"]
         return self._weights(replace(context, class_token=class_token, prior=self._prior(context)))
@@ -212,10 +213,10 @@ class Variant:
         weights = weights if mix is None else mix(context, weights)
         square = (context.tokens.shape[1],) * 2
         if not isinstance(weights, Tensor) or weights.ndim != 4 or weights.shape[-2:] != square:
-            made = tuple(getattr(weights, "shape", ())) or type(weights).__name__
+            actual = tuple(getattr(weights, "shape", ())) or type(weights).__name__
             raise LabError(
-                f"attention '{self.name}' gave {made}; weights are (batch, heads, tokens, tokens), "
-                f"here (.., .., {square[0]}, {square[0]})"
+                f"attention '{self.name}' gave {actual}; weights are (batch, heads, tokens, "
+                f"tokens), here (.., .., {square[0]}, {square[0]})"
             )
         return weights
 
@@ -230,10 +231,10 @@ class Variant:
         return lambda _: matrix
 
     def _rewrite(self, block: Block, state: State, context: Context) -> State:
-        """y = [x +] O(A), then y [+ M(y)], of attention weights A.
+        """Run the block with the variant's weights A: y = [x +] O(A), then y [+ M(y)].
 
-        On the only stream; or, in parallel, on a dense stream beside the trained one, as in CLIP
-        Surgery, GEM and ClearCLIP's last n.
+        ``stream: parallel`` puts y on a dense stream beside the trained one, as in CLIP Surgery,
+        GEM and ClearCLIP's last n; ``replace`` puts it on the only stream.
         """
         parallel = self.config["stream"] == "parallel"
         repaired = self._repaired(context)
@@ -335,7 +336,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         try:
             parts[key] = bind_config(config[key], *kinds)
             config[key] = written_out(config[key], *kinds)
-        except LabError as error:  # not `about`: the key is a word that the message may have too
+        except LabError as error:  # not `about`: it omits a key that the message has as a word
             raise LabError(f"{key}: {error}") from error
     functions = [bound, *(part for part in parts.values() if part is not None)]
     _check_common(config, function)
@@ -376,7 +377,7 @@ def _check_common(config: Mapping[str, Any], function: Callable[..., Any]) -> No
 
 
 def _maps(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Variant]:
-    """The variants that the parameters annotated `Map` name; a parameter may also hold a number."""
+    """Map each parameter that is annotated `Map` and names a variant to that variant."""
     maps = {}
     for key, parameter in inspect.signature(function).parameters.items():
         value = parameters.get(key, parameter.default)
@@ -391,7 +392,9 @@ def _map(key: str, value: Any) -> Variant:
     content = described(value)
     if isinstance(value, str):
         if not _names:
-            raise LabError(f"{key} {value!r}: names are known where conf/ is: import sclip_lab")
+            raise LabError(
+                f"{key} {value!r}: names are known only after 'import sclip_lab.config.registry'"
+            )
         with about(key):
             content = _names[0](value)
     base = build(content, value if isinstance(value, str) else None)

@@ -4,7 +4,7 @@ GLA-CLIP: CVPR 2026, arXiv 2603.23030. Keys and values are the patches of all B 
 S each; the queries of every window see all of them. With K the unit features of all patches, one
 map serves all heads:
 
-    A = softmax_j(gamma_i (sim_ij - beta mean_i))   over those j where it is not negative
+    A = softmax_j(gamma_i (sim_ij - beta mean_i))   over the j where it is not negative
 
 ``sim`` = K K^T, or a K^T with *anchors* a. An anchor is the unit mean of the patches whose
 similarity to the previous anchor is above a threshold, so that a query stands for a whole region.
@@ -30,7 +30,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid, Placement
 
-# Values of a matrix between patches in memory at once; of many windows only some rows are.
+# Values of a matrix between patches in memory at once; with many windows, of only some rows.
 LARGEST = 1 << 23
 # Added to the number of patches in a mean, as the official code does.
 EPSILON = 1e-6
@@ -60,12 +60,12 @@ def gla(
     The state has no attention map, since rows are longer than a window.
 
     Args:
-        source: of K: a projection of the block, over its full width.
+        source: the projection of the block that K is made of, over its full width.
         norm: subtract the mean similarity of each ``token``'s row, at least 0, or that of all pairs
             of the ``photo``.
         beta: factor on the mean similarity.
         gamma: > 0, inverse temperature.
-        dynamic_beta: times ln(1 + B), added to beta.
+        dynamic_beta: dynamic_beta * ln(1 + B) is added to beta.
         dynamic_gamma: gamma_i is 1 + dynamic_gamma / number of patches of anchor i; 0 takes
             ``gamma``. Needs anchors.
         anchors: start of the gathering: ``patch``, the ``neighbourhood`` mean of the raw source, or
@@ -115,7 +115,7 @@ def full_width(ctx: Context, projection: str) -> Tensor:
 def _attend(
     block: Block, state: State, ctx: Context, raw: Tensor, settings: tuple[Any, ...]
 ) -> State:
-    """The block's output with K from ``raw``, (windows, patches, channels)."""
+    """The state behind the block with K from ``raw``, (windows, patches, channels)."""
     value = ctx.value[:, :, block.prefix :]
     per_head = torch.empty_like(value)
     for photo in ctx.photos:
@@ -141,9 +141,10 @@ def photo_weights(
     threshold: float,
     include_self: bool,
 ) -> Iterator[Tensor]:
-    """A above, of one photo: blocks of (rows, nodes) from raw K, (B, patches, channels).
+    """A of the module's formula for one photo, in blocks of (rows, nodes).
 
-    ``grid`` is that of a window; other arguments as in `gla`.
+    ``raw`` is K before it gets unit norm, (B, patches, channels); ``grid`` is a window's; other
+    arguments are as in `gla`.
     """
     if dynamic_gamma and anchors is None:
         raise LabError("dynamic_gamma needs anchors: it divides by how many patches each has")
@@ -173,7 +174,7 @@ def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tupl
     """Gather anchors from ``start``, (nodes, channels), among ``keys`` of unit norm.
 
     In each of ``rounds`` >= 1, an anchor becomes the mean of the patches whose cosine with it is
-    above ``threshold``. Returns them, of unit norm, and how many patches the last round gathered.
+    above ``threshold``. Returns the anchors, of unit norm, and the count of patches in each.
     """
     anchors, counts = start, [torch.empty(0)]
     for _ in range(rounds):
@@ -181,7 +182,7 @@ def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tupl
         for rows in row_blocks(len(keys)):
             hit = F.normalize(anchors[rows], dim=-1) @ keys.T > threshold
             alone = ~hit.any(dim=-1)
-            hit.diagonal(rows.start)[:] |= alone  # where nothing is alike, the patch itself
+            hit.diagonal(rows.start)[:] |= alone  # if no patch is above, take the patch itself
             count = hit.sum(dim=-1)
             mean = hit.to(keys) @ keys / (count[:, None] + EPSILON)
             means.append(F.normalize(mean, dim=-1))
@@ -196,8 +197,8 @@ def neighbourhood_mean(
     """(nodes, channels): mean of ``features`` over the same place in other windows, the 8
     neighbours and, with ``include_self``, the patch itself.
 
-    ``pixels``, (nodes,), are the index of each patch's first pixel in the photo: equal ones are one
-    place. ``windows`` is B, ``grid`` that of a window.
+    ``pixels``, (nodes,), are the index of each patch's first pixel in the photo; patches of equal
+    index lie at one place. ``windows`` is B, ``grid`` a window's.
     """
     near = (squared_distances(grid) <= 2).to(features.device)
     step = max(1, LARGEST // len(near) // len(features))  # windows
@@ -230,9 +231,9 @@ def weights_across(
 ) -> Tensor:
     """softmax(gamma * (a K^T - beta * mean)) over the entries that are not negative.
 
-    A row without any keeps its largest entry. ``queries`` and ``keys`` are a and K, (nodes,
-    channels), of unit norm; ``gamma`` may be (nodes, 1); ``mean`` is that of all pairs, if
-    ``queries`` are only some of the photo's. (queries, keys) out; rows sum to 1.
+    A row with negative entries alone keeps its largest. ``queries`` and ``keys`` are a and K,
+    (nodes, channels), of unit norm; ``gamma`` may be (nodes, 1); ``mean`` is the photo's mean over
+    all pairs, if ``queries`` are only some of its patches. Returns (queries, keys); rows sum to 1.
     """
     similarities = queries @ keys.T
     if norm == "token":

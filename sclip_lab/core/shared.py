@@ -40,7 +40,7 @@ class ReadOnlyArrays(TorchFunctionMode):
     ``arguments``, as ``ctx.tokens.numpy()`` does."""
 
     def __init__(self, arguments: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.arguments = arguments
 
     def __torch_function__(

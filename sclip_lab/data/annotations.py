@@ -48,7 +48,7 @@ def read_annotation(
             regions, stated = _supervisely, [annotation["size"][side.lower()] for side in SIDES]
         size = (int(stated[0]), int(stated[1])) if all(stated) else photo_size
         if not 0 < size[0] * size[1] <= pixel_limit():
-            raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")
+            raise LabError(f"size {size[1]} x {size[0]} is empty or too large for a photo")
         drawing = regions(annotation, size)
         return class_ids.paint(size, ((class_ids.class_id(n, str(source)), r) for n, r in drawing))
     except LabError as error:

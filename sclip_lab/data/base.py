@@ -63,7 +63,7 @@ def select(names: Sequence[str], limit: int | None, sample: int | None, seed: in
     Args:
         names: all samples.
         limit: take the first ``limit`` of them; None for all.
-        sample: of those, draw so many at random, none of them twice; None for all.
+        sample: draw this many of the first ``limit`` at random, none of them twice; None for all.
         seed: of the draw. A seed draws the same photos on every machine.
 
     Raises:
@@ -84,7 +84,7 @@ def select(names: Sequence[str], limit: int | None, sample: int | None, seed: in
 def selection_words(
     limit: int | None, sample: int | None, seed: int, total: float = math.inf
 ) -> str:
-    """`select`'s choice among ``total`` samples in words; empty for all of them."""
+    """Describe in words which of ``total`` samples `select` takes; empty if it takes all."""
     listed = total if limit is None else min(limit, total)
     first = "" if listed == total else f"first {limit}"
     at_random = "" if sample is None or sample >= listed else f"{sample} at random (seed {seed})"
@@ -118,12 +118,12 @@ class Part(Dataset):
         return hashlib.sha256("\n".join([self.whole.key, *self._names]).encode()).hexdigest()
 
 
-COMMON = ("split", "limit", "sample", "seed")  # keys of every data set
+COMMON = ("split", "limit", "sample", "seed")  # keys that a yaml may set to null for any data set
 _REQUIRED = ("name", "vocabulary", "ignore_index", "names", "key", "__getitem__", "__len__")
 
 
 def whole_counts(expected: int | Sequence[int] | None) -> list[int]:
-    """``expected`` of a data set's yaml: how many photos the whole data set may have."""
+    """Return ``expected`` of a yaml, one count of photos or several, as a list of counts."""
     return [expected] if isinstance(expected, int) else list(expected or ())
 
 
@@ -132,8 +132,8 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
 
     Args:
         config: ``_target_`` and its parameters. The target is a class of this package, or anything
-            in an allowed module that returns a data set. Every data set takes ``limit``,
-            ``sample``, ``seed`` and ``split``.
+            in an allowed module that returns a data set. Every data set takes ``limit``, ``sample``
+            and ``seed``; one with splits also takes ``split``.
         faults: a list that collects the errors of single samples; None raises the first error.
 
     Raises:
@@ -175,8 +175,8 @@ def check_dataset(dataset: Any, source: str = "dataset") -> None:
         )
     classes, ignored, names = dataset.vocabulary, dataset.ignore_index, dataset.names
     if not isinstance(classes, Vocabulary):
-        made = type(classes).__name__
-        raise LabError(f"{source}: vocabulary is a {made}; give Vocabulary.of(name, names)")
+        kind = type(classes).__name__
+        raise LabError(f"{source}: vocabulary is a {kind}; give Vocabulary.of(name, names)")
     if not isinstance(ignored, int | np.integer) or ignored < classes.num_classes:
         raise LabError(
             f"{source}: ignore_index is {ignored!r}, but ids up to {classes.num_classes - 1} are "

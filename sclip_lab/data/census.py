@@ -52,7 +52,8 @@ class Census:
         return len(self.pixels) > 1 and self.pixels[0] > 0 and not self.pixels[1:].any()
 
     def facts(self) -> list[str]:
-        """The share of ignored pixels, then shares of pixels and photos of each class."""
+        """Lines of text: the share of ignored pixels, then each class's share of pixels and number
+        of photos."""
         if not self.photos:
             return []
         lines = [f"{self.share_ignored:.1%} of pixels are ignored"]
@@ -64,7 +65,7 @@ class Census:
         return lines
 
     def warnings(self, turned: Sequence[str] = ()) -> list[str]:
-        """What should be known before a number is quoted; EXIF tags turn the photos ``turned``."""
+        """Lines on what to know before quoting a number; EXIF tags turn the photos ``turned``."""
         if not self.photos:
             return []
         lines = []

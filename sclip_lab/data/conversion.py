@@ -21,7 +21,8 @@ from sclip_lab.data.paths import below
 
 
 def remap(raw: np.ndarray, table: Mapping[int, int], source: object) -> np.ndarray:
-    """(height, width) uint8: integers replaced by a table. Others are an error of ``source``."""
+    """Replace integers by ``table``: (height, width) uint8. An integer that the table lacks raises
+    a LabError that names ``source``."""
     values, inverse = np.unique(raw, return_inverse=True)
     strange = [value for value in values.tolist() if value not in table]
     if strange:
@@ -30,7 +31,7 @@ def remap(raw: np.ndarray, table: Mapping[int, int], source: object) -> np.ndarr
 
 
 def read_mat(path: Path, field: str) -> np.ndarray:
-    """(height, width) integers: one matrix of a MATLAB file."""
+    """(height, width) int64 of the matrix ``field`` of a MATLAB file."""
     from scipy.io import loadmat
 
     try:
@@ -48,7 +49,8 @@ def save_mask(mask: np.ndarray, path: Path) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """Bring a file to its place, by a hard link if possible. The file may be there already."""
+    """Put ``source`` at ``target`` by a hard link, or by a copy if the file system allows no link.
+    Another file at ``target`` is replaced."""
     if not source.is_file():
         raise LabError(f"{source}: no such file; the download is incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,8 +64,8 @@ def place(source: Path, target: Path) -> None:
 
 
 def link(source: Path, root: Path, places: Iterable[str], pattern: str, absent: str) -> str:
-    """Make the root a link to the first place that has files of the pattern; ``absent`` is the
-    error if none has."""
+    """Make ``root`` a symbolic link to the first of ``places`` below ``source`` that has files of
+    ``pattern``; return what was done, in words. ``absent`` is the error's text if none has."""
     folders = (source / place for place in places)
     folder = next((f for f in folders if next(f.glob(pattern), None)), None)
     if folder is None:
@@ -83,10 +85,10 @@ class Incomplete(LabError):
 
 
 def search(source: Path, places: Iterable[str], pattern: str, what: str = "") -> list[Path]:
-    """The sorted files of the first place that has any; if none has, [] or an error on ``what``.
+    """The sorted files of ``pattern`` in the first of ``places`` that has any; [] if none has.
 
     Raises:
-        Incomplete: there are none, and ``what`` says what is needed.
+        Incomplete: none has any, and ``what`` is given, which is the error's word for the files.
     """
     places = list(places)
     for place_ in places:
@@ -108,12 +110,12 @@ def stems_of(path: Path) -> list[str]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file that are not empty, without blanks around them."""
     return [line.strip() for line in read_text(path, "list").splitlines() if line.strip()]
 
 
 def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
-    """Call the function on each item in threads (decoding and encoding release the lock)."""
+    """Call the function on each item in threads (decoding and encoding release Python's lock)."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(function, items)
         try:

@@ -1,6 +1,6 @@
 """Photos and masks from files to arrays, or one clear error naming the file.
 
-What is read how:
+How each property of a file is treated:
 
 ============== =================================================================================
 orientation    photos are turned upright by their EXIF tag; a mask with such a tag is refused
@@ -66,7 +66,7 @@ _TIFF_COMPRESSION, _TIFF_SUBFILE = 259, 254
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _ORIENTATION = 0x0112
-# PIL's own limit names neither the file nor a way to raise it; `pixel_limit` does.
+# The error of PIL's own limit names neither the file nor a way to raise it; ours names both.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -167,7 +167,7 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
 
 
 def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.stat_result:
-    """What the system says of a file.
+    """Return ``os.stat`` of a regular file of at most ``largest`` bytes.
 
     Raises:
         LabError: it is missing, too large, or a folder, pipe or device, whose reading may not end.
@@ -188,7 +188,7 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
 
 
 def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
-    """The text of a `regular_file` in UTF-8, without the mark of Windows' editors in front."""
+    """The text of a `regular_file` in UTF-8, without the byte order mark of some editors."""
     regular_file(path, what, largest)
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -210,7 +210,8 @@ def csv_rows(lines: Sequence[str]) -> list[list[str]]:
 
 @contextmanager
 def json_content(path: Path, what: str) -> Iterator[Any]:
-    """The content of a `regular_file` of json. Errors within, such as a missing key, name it."""
+    """The content of a `regular_file` of json. Errors in the body of ``with``, such as a missing
+    key, become LabErrors that name the file."""
     regular_file(path, what, LARGEST_JSON)
     try:
         yield json.loads(path.read_bytes())
@@ -226,7 +227,7 @@ def first_line(error: Exception) -> str:
 
 
 def bounded_file(path: str | Path, what: str) -> int:
-    """The bytes of a `regular_file`, which must not be larger than any photo that is read."""
+    """The number of bytes of a `regular_file`, which must not be larger than any photo may be."""
     size = regular_file(path, what).st_size
     if size > 16 * pixel_limit():
         raise LabError(f"{what} {path}: {size} bytes; {_more(size / 16)}")
@@ -234,7 +235,8 @@ def bounded_file(path: str | Path, what: str) -> int:
 
 
 def pixel_limit() -> int:
-    """The largest number of pixels of a photo or mask; an error if the variable is no number."""
+    """The largest number of pixels of a photo or mask, from ``SIZE_VARIABLE`` in the environment.
+    A LabError is raised if the variable is no number above 0."""
     value = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
     try:
         limit = float(value)
@@ -357,7 +359,7 @@ def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
 
 
 def _check_one_picture(path: str | Path, image: Image.Image) -> None:
-    """Refuse a mask of several pictures, often one a class. Overviews of a TIFF are none."""
+    """Refuse a mask of several pictures, often one a class. A TIFF may hold smaller copies."""
     count = getattr(image, "n_frames", 1)
     if count < 2:
         return
@@ -374,7 +376,8 @@ def _check_one_picture(path: str | Path, image: Image.Image) -> None:
 
 
 def _colours(path: str | Path, image: Image.Image) -> np.ndarray:
-    """(height, width, 3) uint8 colours of a mask, which transparency must not change."""
+    """(height, width, 3) uint8 colours of a mask. A colour of both transparent and opaque pixels is
+    refused."""
     if not image.has_transparency_data:
         return np.array(image.convert("RGB"))
     pixels = np.array(image.convert("RGBA"))

@@ -45,7 +45,8 @@ def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = 
     If the cache cannot be read or written, every file is read.
 
     Raises:
-        LabError: a path is no regular file, or the file is, if ``bounded``, larger than any photo.
+        LabError: a path is no regular file; or ``bounded`` is true, and a file is larger than any
+            photo that is read.
     """
     try:
         cache = dict(files.read_json(cache_file(), BELONGS)["files"])
@@ -79,7 +80,7 @@ def proof(path: str | Path) -> Proof:
 
 
 def read_hashed(path: str | Path, digest: str | None, what: str) -> bytes:
-    """The bytes of a photo or mask, which must have the ``digest`` (None if there is no key)."""
+    """The bytes of a photo or mask. Their sha256 must be ``digest``; None accepts all bytes."""
     content = read_bytes(path, what)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise LabError(

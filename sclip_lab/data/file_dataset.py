@@ -1,4 +1,4 @@
-"""Data sets of files. The key is a hash of them, and files that are read must match it."""
+"""Data sets whose photos are files. The key hashes the files; later reads must match the hashes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sclip_lab.data.digests import file_digests, read_hashed
 
 
 class FileDataset(Dataset):
-    """What data sets have in common whose photos are files.
+    """The base class of data sets whose photos are files.
 
     A subclass sets ``name``, ``vocabulary``, ``class_ids`` and ``_names``. Its methods say where
     photos and masks lie and what the bytes of a mask mean.
@@ -81,9 +81,10 @@ class FileDataset(Dataset):
         what: str,
         listing: str = "",
     ) -> list[str]:
-        """The names that have a photo, or a mask. The other names are a fault.
+        """Return the names for which ``has`` is true, and call `fault` for the others.
 
-        ``path`` is where one must lie, ``listing`` says where the names come from.
+        ``what`` is "photo" or "mask", ``path`` says where the file of a name must lie, and
+        ``listing`` is text for the error on where the names come from.
         """
         absent = [name for name in names if not has(name)]
         if absent and self.faults is None:
@@ -97,7 +98,8 @@ class FileDataset(Dataset):
         return [name for name in names if name not in missing]
 
     def annotation_digest(self, name: str) -> str:
-        """What the key holds of a sample besides its files; a digest of a mask without a file."""
+        """Return what identifies a sample's annotation besides files; for a mask without a file,
+        its digest."""
         return ""
 
     def photo_content(self, name: str) -> bytes:
@@ -111,10 +113,11 @@ class FileDataset(Dataset):
         return None if path is None else read_hashed(path, self._digests.get(path), "mask")
 
     def check_masks(self) -> None:
-        """Refuse masks that hold 0 and 255 alone, unless label_map says that 255 is void.
+        """Refuse masks that hold 0 and ``ignore_index`` alone, unless the yaml explains these ids
+        by label_map, reduce_zero_label or palette.
 
-        Only class 0 would be left of them, and its mIoU would mean nothing. Masks are read until
-        one has another id, which is usually the first. `key` calls this once.
+        Only class 0 would be counted, and its mIoU would mean nothing. Masks are read until one
+        has another id, which is usually the first mask. `key` calls this once.
         """
         void, ids = self.ignore_index, self.class_ids
         explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette or ids.is_grey
@@ -167,13 +170,13 @@ class FileDataset(Dataset):
 
     @cached_property
     def turned(self) -> list[str]:
-        """Photos read so far that their EXIF tags turn. Only a look tells whether their masks are
-        upright: a half turn keeps the size, and so does a turned square."""
+        """Names of the photos read so far whose EXIF tag turns them. Only a look at them tells
+        whether their masks are upright: a half turn keeps the size, and so does a turned square."""
         return []
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What changes a mask besides ``class_ids``."""
+        """Settings besides ``class_ids`` that change masks; the key covers them."""
         return {} if self.mask_resize is None else {"mask_resize": self.mask_resize}
 
     @cached_property
@@ -187,8 +190,9 @@ def fitted(
 ) -> np.ndarray:
     """A (rows, columns) mask at its photo's (height, width).
 
-    A mask of another scale is an error unless ``resize`` is "nearest", one of another shape always
-    is; ``photo`` and ``place`` name both files in it.
+    Raises:
+        LabError: the mask has another scale, and ``resize`` is not "nearest"; or the mask has other
+            proportions. ``photo`` and ``place`` name both files in the error.
     """
     (height, width), (rows, columns) = size, mask.shape
     if (height, width) == (rows, columns):

@@ -56,7 +56,7 @@ class Folder(FileDataset):
         unlabelled: class of pixels outside of all shapes of an annotation, or "ignore"; by default
             the class named background.
         mask_resize: "nearest" if masks are larger or smaller than their photos.
-        split: the value of {split}, such as "val"; in a yaml without {split} a list file.
+        split: the value of {split}, such as "val"; in a yaml without {split} a list below root.
         split_list: file below root that lists the photos of a split in evaluation order: stems,
             file names, paths or pairs, one a line; also csv and json. None takes all photos,
             sorted.
@@ -165,7 +165,7 @@ class Folder(FileDataset):
         files, masks = _files(self.images), set(_files(self.masks))
         reachable = self.recursive or self.split_list is not None
         considered = files if reachable else [file for file in files if "/" not in file]
-        photos: dict[str, list[str]] = {}  # of a stem; several if their suffixes differ
+        photos: dict[str, list[str]] = {}  # by stem; several if suffixes differ
         for file in considered:
             if (stem := self.naming.stem(file)) is not None:
                 photos.setdefault(stem, []).append(file)
@@ -225,7 +225,8 @@ class Folder(FileDataset):
     def _report_left_out(
         self, files: Sequence[str], photos: Mapping[str, list[str]], masks: set[str]
     ) -> None:
-        """Refuse photos that have masks and are left out because of their suffix or folder."""
+        """Refuse photos that have masks and are left out because of their suffix or folder. Add the
+        number of left-out photos without a mask to ``unpaired``."""
         included = {file for same_stem in photos.values() for file in same_stem}
         usual = set(self.naming.image_suffixes)
         words = {suffix.rpartition(".")[0] for suffix in usual}  # such as _leftImg8bit

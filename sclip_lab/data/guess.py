@@ -59,7 +59,7 @@ class Guess:
 
 
 def guess(folder: Path, target: Path | None = None) -> str:
-    """Write a yaml for a folder, by default ./conf/dataset/<name>.yaml; say what to do next.
+    """Write a yaml for a folder, by default ./conf/dataset/<name>.yaml; return what to do next.
 
     Raises:
         LabError: nothing is recognised, or the yaml exists or cannot be written.
@@ -105,7 +105,8 @@ def _read_some(config: Mapping[str, Any]) -> Dataset:
 
 
 def recognise(root: Path) -> Guess:
-    """The yaml's keys for a folder, without name and root; an error for a kind that is not read."""
+    """Return the yaml's keys for a folder, without name and root. A folder of another kind than the
+    data sets here raises a LabError."""
     files = sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")
@@ -147,7 +148,7 @@ def _is_coco(path: Path) -> bool:
     content = _json(path)
     if not {"images", "annotations", "categories"} <= set(content):
         return False
-    entries = content["annotations"]  # panoptic ones have pngs of their own
+    entries = content["annotations"]  # panoptic entries have no category_id
     return isinstance(entries, list) and all(
         isinstance(entry, dict) and "category_id" in entry for entry in entries[:10]
     )
@@ -177,7 +178,7 @@ def _coco(root: Path, jsons: Sequence[str], photos: Sequence[str]) -> Guess:
 
 
 def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
-    """Photos with one mask or json each."""
+    """Guess the keys for a folder that has one mask or one json for each photo."""
     result = Guess("sclip_lab.data.folder.Folder")
     arrays = [f for f in files if f.endswith(".npy")]
     jsons = [f for f in files if f.endswith(".json") and is_annotation(_json(root / f))]
@@ -217,8 +218,8 @@ def describe_masks(
 ) -> None:
     """State the ids or colours of masks as keys of ``guess``.
 
-    ``contents`` has name and bytes of every mask: an id that a sample does not show would get the
-    wrong class from the label_map.
+    ``contents`` yields name and bytes of every mask. If some masks were left out, ids that only
+    they hold would get the wrong class from label_map.
     """
     palette_file = next(
         (f for f in files if Path(f).name in ("labelmap.txt", "class_dict.csv")), None
@@ -306,7 +307,7 @@ def _describe_colours(
         guess.comments.append(f"colours and names are those of {palette_file}")
         return
     if len(colours) > FEW_COLOURS:
-        raise LabError(f"{root}: masks have {len(colours)} colours or more; are they masks?")
+        raise LabError(f"{root}: the masks have {len(colours)} colours; are they masks?")
     void = [colour for colour in colours if colour in ((255, 255, 255), (224, 224, 192))]
     void = void if len(colours) > 2 else []
     classes = [colour for colour in colours if colour not in void]
@@ -317,7 +318,7 @@ def _describe_colours(
         guess.keys["palette"]["ignore"] = list(void[0])
         guess.comments.append(f"colour {list(void[0])} is taken for void")
     guess.comments.append(
-        "what the colours mean is not known: name the classes, in both keys alike"
+        "what the colours mean is not known: name the classes, in vocabulary and palette alike"
     )
 
 

@@ -46,7 +46,7 @@ def photos_and_masks(root: Path, pictures: Sequence[str]) -> tuple[list[str], li
             votes = [_is_mask(root / file) for file in members[:3]]
             of_masks = sum(votes) * 2 > len(votes)
         (masks if of_masks else photos).extend(members)
-    # Instances and pictures in colours often lie beside the classes.
+    # Masks of instances and coloured previews often lie beside the masks of classes.
     in_mask_folders = [m for m in masks if set(m.lower().split("/")[:-1]) & MASK_WORDS]
     classes = [m for m in in_mask_folders or masks if not _BESIDE.search(m)]
     return sorted(photos), sorted(classes or masks)
@@ -65,7 +65,8 @@ def _is_mask(path: Path) -> bool:
 def layout_keys(
     photos: Sequence[str], masks: Sequence[str]
 ) -> tuple[dict[str, Any], Sequence[str]]:
-    """Find folders, suffixes and names that pair photos with masks; return them and the splits."""
+    """Find folders, suffixes and names that pair photos with masks; return them as keys of a yaml,
+    and the splits."""
     of_photos, of_masks = (
         {p for f in files for p in f.split("/")[:-1]} for files in (photos, masks)
     )
@@ -95,7 +96,7 @@ def layout_keys(
 
 
 def _naming(photos: Sequence[str], masks: Sequence[str], endings: tuple[str, ...]) -> Naming:
-    """The names that pair most photos with a mask.
+    """Return the naming that pairs most photos with a mask.
 
     Whatever a photo and a mask have in common is tried as the stem.
     """
@@ -112,7 +113,7 @@ def _naming(photos: Sequence[str], masks: Sequence[str], endings: tuple[str, ...
             if naming not in ranks:
                 stems = [(naming.stem(p), p) for p in photos]
                 pairs = sum(s is not None and naming.mask(s, p) in mask_set for s, p in stems)
-                of_training = "train" in mask_name.lower()  # Cityscapes' ids of 19 classes
+                of_training = "train" in mask_name.lower()  # prefers Cityscapes' 19 classes
                 ranks[naming] = pairs, of_training, -len(before + behind + mask_name)
     best = max(ranks, key=ranks.__getitem__, default=None)
     if best is None or ranks[best][0] == 0:
@@ -127,7 +128,7 @@ def _common(stem: str, mask: str) -> Match:
 
 
 def _namings(photo: str, mask: str, suffix: str) -> Iterator[tuple[str, str, str]]:
-    """Ways to pair one photo with one mask: text before and behind the stem, the mask's name."""
+    """Yield ways to pair a photo with a mask: (text before the stem, text behind it, mask_name)."""
     folder, _, last = photo.rpartition("/")
     bare = last.rpartition(".")[0]
     mask_folder, _, mask_last = mask.rpartition("/")
@@ -166,7 +167,7 @@ def usual_split(splits: Iterable[str]) -> str:
 
 
 def split_template(files: Iterable[str]) -> tuple[str, list[str]] | None:
-    """Files whose names differ only in a split: (path with {split}, splits)."""
+    """Return (path with {split}, splits) of the most files that differ only in a split's name."""
     templates: dict[str, list[str]] = defaultdict(list)
     for file in files:
         if match := _SPLIT_WORD.search(file):
@@ -175,7 +176,7 @@ def split_template(files: Iterable[str]) -> tuple[str, list[str]] | None:
 
 
 def is_list(path: Path, stems: Collection[str]) -> bool:
-    """Whether a file lists photos."""
+    """Whether a file lists photos, which means that one of its words has one of ``stems``."""
     if path.suffix not in (".txt", ".csv", ".json"):
         return False
     text = path.read_text(encoding="utf-8-sig", errors="replace")

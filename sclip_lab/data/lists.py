@@ -88,7 +88,7 @@ def _rows(path: Path, title: str) -> list[list[str]]:
 
 
 def _json_rows(content: object) -> list[list[str]]:
-    """A list of names, of pairs, or of mappings, whose keys become a table's first row."""
+    """The rows of a json list of names, pairs or mappings; keys of mappings make the first row."""
     if not isinstance(content, list) or [] in content:
         raise ValueError("the json must be a list of names")
     if content and all(isinstance(entry, dict) for entry in content):
@@ -119,7 +119,7 @@ def _check_one_split(header: Sequence[str], rows: Sequence[Sequence[str]], title
 
 
 def places_below(text: str, places: Sequence[Path], folder: Path) -> list[str]:
-    """Paths below ``folder`` that a list's entry may mean, starting from each of several places."""
+    """Paths below ``folder`` that a list's entry may mean, starting from each of ``places``."""
     plain = text.replace("\\", "/").strip("\"' ")
     relative = plain.lstrip("/").removeprefix("./")
     candidates = [Path(os.path.normpath(place / relative)) for place in places]

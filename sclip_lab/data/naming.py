@@ -1,5 +1,5 @@
-"""What {split} and {stem} stand for in a yaml: the parts of a data set, and which mask belongs to
-which photo by the names of both files."""
+"""Replace {split} in the paths of a yaml by the name of a part of the data set, and find the mask
+of a photo by {stem}, the text that the names of both files share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLIT = "{split}"
 
 
 def has_split(*templates: str | None) -> bool:
-    """Whether a path holds {split}."""
+    """Whether any of the paths holds {split}."""
     return any(template is not None and SPLIT in template for template in templates)
 
 
@@ -42,7 +42,8 @@ def filled(root: Path, split: str | None, *templates: str | None) -> list[str]:
 
 
 def list_file(root: Path, split: str) -> str:
-    """A split that is a list file, in a yaml without {split}."""
+    """Return ``split`` as the path of a list file below ``root``, for a yaml without {split}. A
+    missing file whose name has no suffix raises a LabError."""
     if not (root / split).exists() and not Path(split).suffix:
         raise LabError(
             f"dataset.split is '{split}', but none of images, masks and split_list holds "
@@ -52,7 +53,7 @@ def list_file(root: Path, split: str) -> str:
 
 
 def known_splits(root: Path, template: str) -> list[str]:
-    """Names that {split} can stand for in a path, by the files that exist."""
+    """Return the sorted names for {split} with which ``template`` is a path below ``root``."""
     head, _, tail = template.partition(SPLIT)
     again = re.escape(tail).replace(re.escape(SPLIT), r"\1")
     pattern = re.compile(f"{re.escape(head)}([^/]+){again}")
@@ -65,8 +66,8 @@ def known_splits(root: Path, template: str) -> list[str]:
 class Naming:
     """How photos and masks are named after their stem; see `sclip_lab.data.folder.Folder`."""
 
-    before: str  # text around the stem in a photo's name
-    behind: str
+    before: str  # text before the stem in a photo's name
+    behind: str  # text between the stem and the suffix
     mask_name: str  # with {stem}, {name}, {folder} or {photo}
     mask_suffix: str
     image_suffixes: tuple[str, ...]  # of photos; the first is the usual one
@@ -78,12 +79,12 @@ class Naming:
         return f"{folder}{slash}{match[1]}" if match else None
 
     def photo(self, stem: str) -> str:
-        """The usual file of a stem's photo."""
+        """The file of a stem's photo if it has the usual suffix."""
         folder, slash, last = stem.rpartition("/")
         return f"{folder}{slash}{self.before}{last}{self.behind}{self.image_suffixes[0]}"
 
     def mask(self, stem: str, photo: str) -> str:
-        """The file of the mask of a stem and its photo."""
+        """The file of the mask that belongs to a stem and to the stem's photo file."""
         if self.mask_name == "{stem}":  # the usual one, without a search for the other parts
             return stem + self.mask_suffix
         folder, slash, last = stem.rpartition("/")

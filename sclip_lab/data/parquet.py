@@ -1,7 +1,7 @@
 """Hugging Face data sets on disk: parquet shards, or the arrow folder of ``save_to_disk``.
 
-An image is a struct of ``bytes`` and ``path``, or bare bytes; so is a mask. Errors about them are
-those of files.
+An image is a struct of ``bytes`` and ``path``, or bare bytes; so is a mask. They are read as image
+files are, and errors name shard and row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HuggingFace(FileDataset):
         root: a folder with ``*.parquet`` below it, or a folder of ``save_to_disk``.
         split: the part, as the shards are named: ``data/train-00000-of-00002.parquet`` or the
             folder ``train``; None if there is only one.
-        image: column of the photos; None takes the one named image, img or photo.
+        image: column of the photos; None takes the one named image, img, photo or pixel_values.
         mask: column of the masks; None takes the one named mask, label, annotation or the like.
         name, vocabulary, ignore_index, reduce_zero_label, label_map, palette, mask_resize, limit,
             sample, seed, expected: see `sclip_lab.data.folder.Folder`.
@@ -102,7 +102,7 @@ class HuggingFace(FileDataset):
         return [self._places[name][0]]
 
     def annotation_digest(self, name: str) -> str:
-        """The row."""
+        """The sample's row in its shard; the digest of the shard covers what the row holds."""
         return str(self._places[name][1])
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
@@ -196,7 +196,8 @@ class HuggingFace(FileDataset):
         return name
 
     def _rows(self, naming: str) -> dict[str, tuple[Path, int]]:
-        """{name: (shard, row)} in the order of the table; a column gives the names if it can."""
+        """{name: (shard, row)} in the order of the table. The names are those of the column
+        ``naming`` if they all differ, else numbers."""
         rows: list[tuple[str, Path, int]] = []
         for shard in self._shards:
             opened = _Shard(shard)
@@ -210,12 +211,12 @@ class HuggingFace(FileDataset):
 
 
 class _Shard:
-    """One file of rows. One group of rows is in memory at a time."""
+    """One file of a table. It keeps one group of rows in memory at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._group: int | None = None
-        self._columns: dict[str, Any] = {}  # of that group
+        self._columns: dict[str, Any] = {}  # of the group in memory
         self._read: Callable[..., Any]
         with self._named():
             if path.suffix == ".parquet":

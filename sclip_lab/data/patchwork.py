@@ -44,7 +44,7 @@ def _wave(t: Array) -> Array:
 
 
 def _edge(distance: Array) -> Array:
-    """Signed distance in pixels to coverage in [0, 1], one pixel soft."""
+    """Turn a signed distance in pixels into a coverage in [0, 1], with an edge one pixel wide."""
     return np.clip(distance + 0.5, 0.0, 1.0)
 
 
@@ -172,7 +172,7 @@ def _frame(rng: Rng, y: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _apart(rng: Rng, others: list[Array]) -> Array:
-    """Draw twelve colours in [40, 215] and add the one farthest from ``taken`` to it."""
+    """Draw twelve colours in [40, 215]; append the one farthest from ``others`` and return it."""
     draws = rng.uniform(40.0, 215.0, (12, 3))
     distances = [((draws - colour) ** 2).sum(axis=1) for colour in others]
     others.append(draws[int(np.min(distances, axis=0).argmax()) if distances else 0])
@@ -206,10 +206,10 @@ FEWEST, MOST = 4, 6  # materials in a scene
 PLAIN = 0.4  # share of a material's cells, and of an object's surface, without texture
 WEAR = 28.0  # pixels: scale of the parts where an object's texture is worn off
 RADIUS = 20.0, 27.0  # of an object, pixels
-# Triangles and crosses are small for their radius.
+# Factors on the radius: a triangle or a cross covers little of the disc of its radius.
 SIZE = {"disc": 1.0, "triangle": 1.3, "cross": 1.15, "ring": 1.1}
-MOTIF_RADIUS = 3.5, 4.3  # of the small shapes on an object, pixels
-SPACING = {"disc": 2.2, "triangle": 2.2, "cross": 2.2, "ring": 2.15}  # between them, in radii
+MOTIF_RADIUS = 3.5, 4.3  # of a motif, a small shape on an object, pixels
+SPACING = {"disc": 2.2, "triangle": 2.2, "cross": 2.2, "ring": 2.15}  # period of motifs, in radii
 
 
 def scene(rng: Rng, height: int, width: int, easy: bool = False) -> tuple[Array, Array]:
@@ -309,8 +309,8 @@ class Patchwork(Dataset):
         limit: number of scenes.
         height, width: pixels, 64 .. 4096.
         name: what tables call it.
-        sample: take so many of those scenes at random.
-        seed: of that draw.
+        sample: draw this many of the ``limit`` scenes at random; None for all.
+        seed: of the draw of ``sample``.
 
     Raises:
         LabError: an unknown split, no scenes, or sides out of range.

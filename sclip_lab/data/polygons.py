@@ -1,4 +1,4 @@
-"""Draw the regions of annotation files with pycocotools, whose rule all formats share.
+"""Draw the regions of annotation files. Polygons of all formats are drawn by pycocotools' rule.
 
 A polygon's corner (x, y) lies x pixels right of and y pixels below the photo's upper left corner,
 so the square of pixel (row, column) reaches from (column, row) to (column + 1, row + 1).
@@ -77,7 +77,7 @@ def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
         else:
             runs = value
         region = coco.decode(runs)
-        # Behind runs that end too soon, memory is whatever it was.
+        # If the runs end too soon, pycocotools leaves the pixels behind them uninitialised.
         if not complete or int(region.sum()) != int(coco.area(runs)):
             raise LabError(f"run lengths do not fill a photo of {width} x {height} pixels")
         return region.astype(bool)

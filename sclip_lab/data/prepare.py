@@ -86,7 +86,7 @@ def prepare(name: str, source: Path, root: Path) -> str:
 
 
 def coco_stuff164k(source: Path, root: Path) -> str:
-    """stuffthingmaps (category id - 1, 255 unlabelled) to 0..170, 255."""
+    """Convert stuffthingmaps (category id - 1, 255 unlabelled) to 0..170 and 255."""
     table = {category - 1: index for index, category in enumerate(CATEGORIES)} | {255: 255}
     return _coco_maps(source, root, table, "_labelTrainIds.png")
 
@@ -107,7 +107,7 @@ def coco_object(source: Path, root: Path) -> str:
 
 
 def coco_stuff10k(source: Path, root: Path) -> str:
-    """annotations/*.mat (field S: category id, 0 unlabelled) of the test list to 0, 1..171."""
+    """Convert annotations/*.mat of the test list (S: category ids, 0 unlabelled) to 0, 1..171."""
     mats = search(source, ("annotations",), "*.mat", "labels")[0].parent
     table = {0: 0} | {category: index for index, category in enumerate(CATEGORIES, start=1)}
     stem_list = search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
@@ -124,12 +124,12 @@ def coco_stuff10k(source: Path, root: Path) -> str:
 
 
 def context(source: Path, root: Path) -> str:
-    """The 459-class labels to 0 background and 1..59; other classes become background.
+    """Convert the 459-class labels to 0 background and 1..59; other classes become background.
 
     The labels are one .mat a photo (field LabelMap), else the detail release's
-    trainval_merged.json. The split is
-    ImageSets/SegmentationContext/val.txt if there is one (the detail release's, 5,104 photos), else
-    that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
+    trainval_merged.json. The photos are those of ImageSets/SegmentationContext/val.txt if there is
+    one (the detail release's, 5,104 photos). Without it they are the json's val phase, or with .mat
+    files those of VOC2010's own ImageSets/Main/val.txt (5,105).
     """
     mats = search(source, ["trainval", *(f"{v}/trainval" for v in VOC2010), "."], "*.mat")
     merged = search(source, VOC2010, "trainval_merged.json")
@@ -175,7 +175,8 @@ def context(source: Path, root: Path) -> str:
 
 
 def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """{stem: a function that draws its 459-class labels} of the val photos of the detail json."""
+    """Map the stem of each val photo of the detail release's json to a function that draws the
+    photo's 459-class labels."""
     with json_content(path, "Pascal Context's json") as content:
         annotations = defaultdict[int, list[Mapping[str, Any]]](list)
         for one in content["annos_segmentation"]:
@@ -197,7 +198,7 @@ def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def cityscapes(source: Path, root: Path) -> str:
-    """gtFine *_labelIds.png of train and val to *_labelTrainIds.png: 0..18, 255 void."""
+    """Convert gtFine *_labelIds.png of train and val to *_labelTrainIds.png: 0..18, 255 void."""
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
@@ -218,9 +219,9 @@ def cityscapes(source: Path, root: Path) -> str:
     return f"{root}: {len(photos)} photos, {len(masks)} masks"
 
 
-# For each data set: a function that converts the original download (None if that needs none), where
-# a folder of the right layout may lie below --from, and what it holds. The latter is linked as it
-# lies; mmsegmentation's scripts make it too.
+# For each data set: a function that converts the original download (None if nothing is to convert),
+# where a folder of the right layout may lie below --from, and a pattern of that folder's files.
+# Such a folder is linked as it lies; mmsegmentation's scripts make one too.
 CONVERSIONS: dict[str, tuple[Callable[[Path, Path], str] | None, Sequence[str], str]] = {
     "voc21": (None, VOC2012, "SegmentationClass/*.png"),
     "voc20": (None, VOC2012, "SegmentationClass/*.png"),
@@ -253,8 +254,8 @@ def _check_coding(maps: Sequence[Path]) -> None:
     """Refuse COCO's stuff pixelmaps, in which 0 is unlabelled and an id is the category.
 
     All their ids would shift by one, and unlabelled pixels would become person. In stuffthingmaps
-    255 is unlabelled and hardly a photo is without it, so maps without any 255 are of the other
-    coding.
+    255 is unlabelled, and hardly a photo is without it. So maps without any 255 are refused if they
+    hold 0, or ids that only pixelmaps have.
     """
     places = np.linspace(0, len(maps) - 1, min(len(maps), 50)).round().astype(int)
     present = np.zeros(256, bool)

@@ -1,4 +1,4 @@
-"""Fetch a source archive from the package registry and unpack one folder; no code of it runs."""
+"""Fetch a source archive from the package registry and unpack one folder. None of its code runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def download(name: str, version: str, digest: str, backend: str, folder: Path) -
     """Fetch ``<name>-<version>.tar.gz`` into ``folder`` with pip, from the index that pip uses.
 
     ``digest`` is the archive's sha256, ``backend`` the build backend that its pyproject names, such
-    as "hatchling.build". No pip, no network and other bytes are errors.
+    as "hatchling.build". Without pip or a network, or if the bytes differ, a LabError is raised.
     """
     with tempfile.TemporaryDirectory() as scratch:
         module = Path(scratch, *backend.split(".")).with_suffix(".py")
@@ -96,7 +96,7 @@ def extract(archive: Path, inside: str, target: Path) -> None:
 
 
 def _pip() -> list[str]:
-    """A pip to call: this environment's, else uv's, which also stands in environments without."""
+    """Return the command that runs pip: this environment's pip, else pip run by uv as a tool."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     beside = Path(sys.executable).parent

@@ -21,12 +21,12 @@ from sclip_lab.data.file_dataset import nearest
 CELL = 220, 165  # width, height of a picture, pixels
 GAP, LINE = 8, 18
 PAIRS = 3  # photos beside each other
-ROOM = 9  # pixels around the middle of a region that its id needs
+ROOM = 9  # pixels that an id needs on every side, in the middle of its region
 VOID = (255, 255, 255)  # with a hatch, so that no class looks like it
 
 
 def class_colours(count: int) -> np.ndarray:
-    """(count, 3) uint8: hues a golden angle apart, alternately light and dark."""
+    """(count, 3) uint8: hues a golden angle apart, of varying saturation and brightness."""
     colours = [
         colorsys.hsv_to_rgb(0.618034 * i % 1.0, (0.85, 0.55)[i % 2], (0.95, 0.7, 0.5)[i % 3])
         for i in range(count)
@@ -93,7 +93,7 @@ def _write_ids(picture: Image.Image, mask: np.ndarray, ignore_index: int) -> Non
 
 
 def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) -> list[Path]:
-    """Write ``<name>.png`` and ``<name>.html`` and return both."""
+    """Write ``<name>.png`` and ``<name>.html`` into ``folder`` and return both paths."""
     sheet = io.BytesIO()
     contact_sheet(name, samples, census).save(sheet, "PNG")
     picture = base64.b64encode(sheet.getvalue()).decode()

@@ -25,7 +25,7 @@ class Report:
 
     census: Census
     problems: list[str] = field(default_factory=list)  # why data are unusable or incomplete
-    warnings: list[str] = field(default_factory=list)  # to know before a number is quoted
+    warnings: list[str] = field(default_factory=list)  # what to know before quoting a number
     facts: list[str] = field(default_factory=list)  # counts and shares
     samples: list[Sample] = field(default_factory=list)  # a few of all, for a contact sheet
 
@@ -34,7 +34,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
     """Read every sample and compare counts, ids, sizes, pairs and names.
 
     ``data`` was built with the list ``faults``, so that a broken sample does not stop the check.
-    The report has ``pictures`` samples.
+    The report holds up to ``pictures`` samples for a contact sheet.
     """
     report = Report(Census(data.vocabulary, data.ignore_index), problems=list(faults))
     report.warnings += vocabulary_faults(data.vocabulary)
@@ -70,7 +70,8 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
 
 
 def listed(texts: Sequence[str]) -> list[str]:
-    """Texts, of each kind the first twenty, then how many more; texts of a kind begin alike."""
+    """Return the first twenty texts of each kind, and a line that counts its other texts. Texts of
+    one kind begin alike when paths and numbers are left out."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         # Words without digits and paths: they say what is wrong, not where.

@@ -23,7 +23,7 @@ SUFFIXES = (".txt", ".csv", ".json")
 ID_COLUMNS = ("id", "index", "idx", "pixel value", "value", "class id", "class_id", "label_id")
 NAME_COLUMNS = ("name", "class", "class name", "class_name", "label", "category", "title")
 
-# How names begin that nobody means, and how to write what is meant. The first that fits counts.
+# Patterns of names that are surely mistakes -> what to write instead. The first that fits counts.
 _NOT_MEANT = {
     r"[(\[]?\d+\s*[:)\]=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S|.*\S\s*[:=|]\s*\d+$|n\d{8}\s":
         "write the name without its number; the line's place is the id",
@@ -46,7 +46,7 @@ _HEADERS = {*ID_COLUMNS, *NAME_COLUMNS, "names", "classes", "labels"} - {"title"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names of a data set's classes, in id order. Each class has its own, not empty name."""
+    """The names of a data set's classes, in id order. Each class has its own, non-empty name."""
 
     name: str  # what a table calls it
     classes: tuple[tuple[str, ...], ...]  # for each class its synonyms; tables show the first
@@ -73,12 +73,13 @@ class Vocabulary:
     def read(cls, path: str | Path) -> Vocabulary:
         """Read a file of class names.
 
-        ====== =================================================================================
-        .json  a list of names, {id: name}, {name: id}, or COCO's {"categories": [...]}
-        others one class a line in id order, synonyms separated by commas. Only blanks before a
-               name are dropped: the field's lists are kept letter for letter.
-        .csv   a column of names, with or without one of ids, such as Roboflow's _classes.csv; .tsv
-        ====== =================================================================================
+        ========== =============================================================================
+        JSON       a list of names, {id: name}, {name: id}, or COCO's {"categories": [...]}; a file
+                   that begins with a bracket is JSON, whatever its suffix
+        .csv, .tsv a column of names, with or without a column of ids (Roboflow's _classes.csv)
+        others     one class a line in id order, synonyms separated by commas. Only blanks before a
+                   name are dropped: the field's lists are kept letter for letter.
+        ========== =============================================================================
 
         Raises:
             LabError: the file cannot be read, its ids are not 0 .. n - 1, or a name is surely a
@@ -101,9 +102,8 @@ class Vocabulary:
 
     @classmethod
     def of(cls, name: str, classes: Iterable[Any]) -> Vocabulary:
-        """A vocabulary from a text for each class, split at commas, or a list of synonyms.
-
-        A mapping is {id: name} or {name: id}.
+        """Make a vocabulary from one entry for each class: a text, which is split at commas, or a
+        list of synonyms. Entries are in id order, or in a mapping {id: name} or {name: id}.
         """
         synonyms = []
         for index, entry in enumerate(_in_order(classes)):
@@ -124,11 +124,11 @@ class Vocabulary:
 
     @classmethod
     def typed(cls, classes: Any, name: str = "given", root: Path = Path()) -> Vocabulary:
-        """A vocabulary from what a call or a yaml states: a vocabulary, names as of `of`, or a text
-        as of `named`; a file may also lie below ``root``.
+        """Make a vocabulary from what a call or a yaml states: a vocabulary, names as `of` takes
+        them, or a text as `named` takes it. The path of a file may also start at ``root``.
 
         Raises:
-            LabError: as there, or an object of another kind.
+            LabError: `of` or `named` refuses it, or it is of another kind.
         """
         if isinstance(classes, Vocabulary):
             return classes
@@ -148,7 +148,7 @@ class Vocabulary:
 
     @classmethod
     def named(cls, name: str) -> Vocabulary:
-        """A vocabulary that comes with the package, or a path to a file of one's own."""
+        """Read a vocabulary by ``name``: one that comes with the package, or a path to a file."""
         path = DIRECTORY / f"{name}.txt"
         built_in = path.is_file() and path.parent == DIRECTORY
         if name.lower().endswith(SUFFIXES) or (os.path.isfile(name) and not built_in):
@@ -163,7 +163,7 @@ class Vocabulary:
 
     @property
     def names(self) -> list[str]:
-        """The first synonym of each class, without the blanks of the official lists."""
+        """The first synonym of each class, without the blanks that official lists put around it."""
         return [synonyms[0].strip() for synonyms in self.classes]
 
     @property
@@ -188,7 +188,7 @@ def _are_texts(names: Any) -> bool:
 
 
 def readable(name: str) -> str:
-    """The name of a label tool with blanks for underscores, as a text tower should read it."""
+    """A class name from a label tool as a text tower should read it: blanks replace underscores."""
     return " ".join(name.replace("_", " ").split())
 
 
@@ -207,7 +207,7 @@ def _from_json(text: str) -> list[Any]:
 
 
 def _in_order(classes: Iterable[Any]) -> list[Any]:
-    """Names in id order, of a list or of a mapping of ids and names."""
+    """Return names in id order, from a list, {id: name} or {name: id}."""
     if isinstance(classes, Set):
         raise LabError("class names are a set, which has no order; give a list of texts")
     if not isinstance(classes, Mapping):
@@ -218,7 +218,7 @@ def _in_order(classes: Iterable[Any]) -> list[Any]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The mapping of a JSON object; json itself would use the last of two equal keys."""
+    """Return a JSON object as a mapping; equal keys, of which json takes the last, are refused."""
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -282,8 +282,8 @@ def _refuse_numbers(lines: Sequence[str]) -> None:
 
 
 def _check_letters(where: str, name: str) -> None:
-    """Refuse letters that no reader sees but a text tower does."""
-    # Some languages are spelled with the two marks that join letters or keep them apart.
+    """Refuse characters that a reader does not see but a text tower does."""
+    # Some languages are spelled with U+200C and U+200D, which keep letters apart or join them.
     for letter in name:
         no_break = unicodedata.category(letter) == "Zs" and letter != " "
         if no_break or (not letter.isprintable() and letter not in "\u200c\u200d"):

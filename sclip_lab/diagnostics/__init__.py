@@ -1,7 +1,8 @@
 """Measures of what an attention variant does, beside the score it gets.
 
-``MEASURES`` are those of one variant on one photo's windows, by name; `docs/diagnostics.md` lists
-them. What compares any two representations is a plain function: `features.linear_cka`.
+``MEASURES`` holds, by name, all measures of one variant on one photo's windows;
+`docs/diagnostics.md` lists them. A plain function, `features.linear_cka`, compares any two
+representations.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sclip_lab.diagnostics.observation import SegmentedPhoto as SegmentedPhoto
 
 
 def code_of(name: str) -> str:
-    """Digest of the code that a measure's numbers come out of; "" for a name that is none here."""
+    """Digest of the code that computes a measure; "" if there is no measure of this name."""
     try:
         return find(name).code
     except LabError:

@@ -1,8 +1,8 @@
 """What attention weights look like, whatever the labels.
 
 All functions take weights among patches, (batch, heads, patches, patches) with rows that sum to 1
-(see `patch_rows`), and return one number per window and head, (batch, heads), in 0 .. 1 if nothing
-else is said.
+(see `patch_rows`), and return one number per window and head, (batch, heads). It is in 0 .. 1 if
+the function states no other range.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def mean_attention_distance(weights: Tensor, grid: tuple[int, int], patch_size: 
 def spatial_invariance(weights: Tensor) -> Tensor:
     """Mean over i != k of cos(A_i, A_k), the rows of two different patches.
 
-    1: every patch has the same map, what SCLIP (arXiv 2312.01597, section 3) says of CLIP's last
-    block; 0: maps of different patches do not meet. The definition is this laboratory's. NaN on a
-    grid of a single patch.
+    1: every patch has the same map, as SCLIP (arXiv 2312.01597, section 3) says of CLIP's last
+    block; 0: maps of different patches do not overlap. The definition is this laboratory's. NaN on
+    a grid of a single patch.
     """
     return mean_cosine(weights)
 
@@ -73,7 +73,7 @@ def diagonal_mass(weights: Tensor) -> Tensor:
 
 
 def self_argmax_rate(weights: Tensor) -> Tensor:
-    """Share of patches that attend to nobody more than to themselves.
+    """Share of patches that attend to no other patch more than to themselves.
 
     Correlative attention guarantees it only where projections have equal norms, so it is
     measured rather than assumed. A tie counts as a yes.

@@ -17,7 +17,7 @@ Labels = npt.NDArray[np.integer]
 def boundary_iou(
     prediction: Labels, mask: Labels, ignore_index: int = 255, share: float = 0.02
 ) -> float:
-    """Mean over the classes of the mask of the IoU of the two bands along their borders.
+    """Mean, over the mask's classes, of the IoU of the bands along true and predicted borders.
 
     Cheng et al., CVPR 2021, arXiv 2103.16562, eq. 2: of each region only the pixels count that
     are at most d from its border, d = ``share`` of the photo's diagonal. The photo's edge is a
@@ -48,10 +48,10 @@ def window_border_error(
 ) -> float:
     """Error rate within a patch of a window's edge, less the error rate elsewhere.
 
-    A definition of this laboratory. Edges of windows that are the photo's own do not count, and
-    pixels whose mask is ``ignore_index`` neither. ``patch_size`` is in pixels of the photo as it
-    was cut. In -1 .. 1: above 0, seams show; NaN where there is one window, or no pixel on one
-    side.
+    A definition of this laboratory. Neither window edges that are edges of the photo count, nor
+    pixels whose mask is ``ignore_index``. ``patch_size`` is in pixels of the resized photo, from
+    which windows are cut. In -1 .. 1: above 0, seams show; NaN where there is one window, or where
+    no pixel is near an edge, or none elsewhere.
     """
     near = [np.zeros(side, bool) for side in plan.target]
     for axis, (windows, flags) in enumerate(zip((plan.rows, plan.columns), near, strict=True)):

@@ -31,11 +31,11 @@ from sclip_lab.diagnostics.measure import Measure, OfLayer
 from sclip_lab.diagnostics.observation import Observation, SegmentedPhoto
 
 Compute = Callable[[Observation], Tensor]
-Functions = dict[str, Callable[..., Any]]  # those of a `Measure`, by its fields
+Functions = dict[str, Callable[..., Any]]  # functions of a `Measure` by the names of its fields
 
 
 def _of_weights(function: Callable[[Tensor], Tensor]) -> Functions:
-    """A measure of any layer's attention: a number per head, of which the window has the mean."""
+    """A measure of any layer's attention, a number per head; a window has the mean over heads."""
     return {
         "compute": lambda windows: function(windows.weights).mean(-1),
         "of_layer": _by_head(lambda weights, _: function(weights)),
@@ -43,7 +43,7 @@ def _of_weights(function: Callable[[Tensor], Tensor]) -> Functions:
 
 
 def _by_head(function: Callable[[Tensor, Observation], Tensor]) -> OfLayer:
-    """Of a layer's attention among patches."""
+    """A measure of a layer's attention among patches; None if other patches are read out."""
 
     def of_layer(layers: Layers, layer: int, windows: Observation) -> Tensor | None:
         weights = layers.rows(layer)
@@ -75,7 +75,7 @@ def _of_tokens(function: Callable[[Tensor], Tensor]) -> OfLayer:
 
 
 def _of_features(function: Callable[[Tensor], Tensor], unit: bool) -> Functions:
-    """A measure of patch embeddings, of unit length or as they are; of a layer, of its tokens."""
+    """A measure of patch embeddings, of unit length or as they are; in a layer, of its tokens."""
     return {
         "compute": lambda windows: function(
             windows.features if unit else windows.patches.flatten(1, 2)
@@ -106,7 +106,7 @@ def _last_residual_ratio(windows: Observation) -> Tensor:
 
 def _cka(layers: Layers, tokens: Tensor) -> Tensor:
     stream = layers.patches(layers.stream)
-    if layers.encoded.state.grid is not None:  # its patches are not those of the other layers
+    if layers.encoded.state.grid is not None:  # other layers have other patches
         return torch.full((len(stream),), torch.nan, device=stream.device)
     return features.linear_cka(layers.patches(tokens), stream)
 
@@ -127,14 +127,14 @@ def _of_pairs(function: Callable[..., Tensor]) -> Compute:
 
 
 def _of_matched(function: Callable[..., Tensor]) -> Compute:
-    """The same at equal distances."""
+    """A measure of how attention goes with the classes of two patches at equal distances."""
     return lambda windows: function(windows.mean_weights, windows.flat_labels, windows.grid)
 
 
 def _moved(windows: Observation, position: int) -> Tensor:
     """One of the two cosines of `shift.compare`."""
     layers = _layers(windows)
-    if layers.encoded.state.grid is not None:  # windows move by another patch than these
+    if layers.encoded.state.grid is not None:  # windows move by one patch of the input's grid
         return windows.undefined
     return shift.compare(windows.patches.float(), layers.moved_features)[position]
 
@@ -244,7 +244,7 @@ def find(name: str) -> Measure:
 
     Raises:
         LabError: no such measure (did you mean), a module that is not allowed or fails, or
-            something that is neither.
+            something that is neither a `Measure` nor a function.
     """
     if name in MEASURES:
         return MEASURES[name]

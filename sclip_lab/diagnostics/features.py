@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sclip_lab.diagnostics.attention import mean_cosine
 
-# A choice of this laboratory for token streams of ViT-B and ViT-L.
+# Norm above which a token is an outlier: this laboratory's choice for ViT-B and ViT-L.
 HIGH_NORM = 75.0
 
 
@@ -71,13 +71,13 @@ def residual_ratio(residual: Tensor, output: Tensor) -> Tensor:
 
     ClearCLIP (arXiv 2407.12442, section 3.2) argues from it that the residual drowns attention
     in the last block, in ViT-L most. High: attention hardly counts. ``residual`` is what enters the
-    block, ``output`` attention's output behind its projection; all tokens count.
+    block, ``output`` the attention's output behind the output projection; all tokens count.
     """
     return (residual.float().norm(dim=-1) / output.float().norm(dim=-1)).mean(-1)
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """exp of the entropy of the singular values, divided by their sum.
+    """exp of the entropy of p, the singular values divided by their sum.
 
     RankMe: Garrido et al., ICML 2023, arXiv 2210.02885, eq. 1, without its epsilon; after Roy and
     Vetterli, EUSIPCO 2007. Features are not centred. In 1 .. min(patches, dim); NaN where all
@@ -92,12 +92,12 @@ def effective_rank(features: Tensor) -> Tensor:
 
 
 def rank_one_residual(tokens: Tensor) -> Tensor:
-    """How far tokens are from all being one: |X - 1 x^T| / |X| with x their mean.
+    """How far tokens X are from being all equal: |X - 1 x^T| / |X|, with x the mean token.
 
-    Dong et al., ICML 2021, arXiv 2103.03404, section 2: pure attention loses it doubly
-    exponentially with depth. The norm is theirs, sqrt(|.|_1 |.|_inf) with the largest column and
-    row sum; x is the mean, the nearest in the Frobenius norm. 0 or more: 0 when all tokens are
-    equal; NaN where all are 0.
+    Dong et al., ICML 2021, arXiv 2103.03404, section 2: in pure attention it falls doubly
+    exponentially with depth. The norm is that paper's, sqrt(|.|_1 |.|_inf) with the largest column
+    and row sum; the mean x is nearest to the tokens in the Frobenius norm. 0 or more: 0 when all
+    tokens are equal; NaN where all are 0.
     """
     tokens = tokens.double()
     rest = tokens - tokens.mean(-2, keepdim=True)

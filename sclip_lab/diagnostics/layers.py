@@ -57,9 +57,9 @@ class Layers:
     def attention(self, layer: int) -> Tensor | None:
         """(batch, heads, tokens or patches, same) weights of a block.
 
-        They are the network's own where the variant leaves it alone, and the variant's in its last
-        rewritten one. None in rewritten ones before, whose weights are not kept, in blocks that
-        attend within windows, and for a method without a single map.
+        A block that the variant leaves alone has the network's own weights, the last rewritten
+        block the variant's. None in earlier rewritten blocks, whose weights are not kept, in blocks
+        that attend within windows, and for a method without a single map.
         """
         if layer == self.last:
             return self.encoded.state.attention

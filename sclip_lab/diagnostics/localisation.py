@@ -20,8 +20,8 @@ from sclip_lab.diagnostics.observation import VOID
 def pointing_game(similarity: Tensor, labels: Tensor) -> Tensor:
     """Share of classes whose highest patch is of the class.
 
-    Zhang et al., IJCV 2018, arXiv 1608.00507, section 4.2, without its tolerance: a patch is as
-    wide. Among equal patches the first counts. By chance the area of the class.
+    Zhang et al., IJCV 2018, arXiv 1608.00507, section 4.2, without the paper's tolerance: a patch
+    is as wide. Among equal patches the first counts. By chance the share is the class's area.
     """
     return _mean_over_classes(
         similarity, labels, lambda map_, of_class: of_class[map_.argmax()].float()
@@ -32,7 +32,7 @@ def relevance_mass(similarity: Tensor, labels: Tensor) -> Tensor:
     """Share of the map's mass that lies on the class.
 
     Relevance mass accuracy of CLEVR-XAI: Arras et al., Information Fusion 2022, arXiv 2003.07258.
-    Relevance has to be positive: a map counts from its lowest patch. A map that is the same
+    Relevance has to be positive, so the map's lowest value is subtracted. A map that is the same
     everywhere has no mass: 0.
     """
 
@@ -44,9 +44,9 @@ def relevance_mass(similarity: Tensor, labels: Tensor) -> Tensor:
 
 
 def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
-    """Of the K highest patches of a map, where the class has K patches, the share that is its.
+    """Share of the map's K highest patches that are of the class, which has K patches.
 
-    Relevance rank accuracy of CLEVR-XAI, as `relevance_mass`.
+    Relevance rank accuracy of CLEVR-XAI, see `relevance_mass`.
     """
 
     def ranked(map_: Tensor, of_class: Tensor) -> Tensor:
@@ -59,8 +59,8 @@ def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
 def localisation_auc(similarity: Tensor, labels: Tensor, shuffled: bool = False) -> Tensor:
     """Area under the ROC curve of the class's map as a score of "this patch is of the class".
 
-    0.5 by chance. ``shuffled`` takes for each class the map of the next class of the window: what
-    the maps of wrong names reach, the control.
+    0.5 by chance. ``shuffled`` gives the control: it takes for each class the map of the window's
+    next class.
     """
     return _mean_over_classes(similarity, labels, auroc, step=int(shuffled))
 

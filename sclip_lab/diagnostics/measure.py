@@ -35,20 +35,20 @@ class Measure:
         needs: parts of the observation without which it has no meaning.
         better: whether a good variant has it "high" or "low"; "" where neither can be said, or
             where a map that is blind to content can have the ideal value too.
-        outcome: it compares predictions with the masks, as the score does, so that a correlation
-            with the score explains nothing.
-        of_row_sum: it depends on the sum of a map's rows: maps whose rows have other sums, such as
-            CSA's, which sum to 2, cannot be compared by it.
+        outcome: whether it compares predictions with the masks, as the score does, so that a
+            correlation with the score explains nothing.
+        of_row_sum: whether it depends on the sum of a map's rows: maps whose rows have other sums,
+            such as CSA's, which sum to 2, cannot be compared by it.
         source: paper, or "this laboratory".
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
-        control: the measure that says what this one would be by chance.
-        is_control: it is a line to compare others with.
-        of_layer: the same of a layer, (batch,) or (batch, heads); None where the layer has no such
-            thing.
+        control: name of the measure that says what this one would be by chance.
+        is_control: whether it is a control of other measures.
+        of_layer: the number in one layer, (batch,) or (batch, heads); None where the layer has no
+            such number.
         layers: what `of_layer` reads: the ``tokens`` that enter the layer, its attention
             ``weights``, or what the ``variant`` makes of it.
-        pool: for a measure of photos together: from the features, (patches, dim), and labels,
-            (patches,), of several photos to a number for each. `compute` then returns NaN.
+        pool: for a measure of photos together: computes a number for each photo from all photos'
+            features, (patches, dim), and labels, (patches,). `compute` then returns NaN.
     """
 
     compute: Callable[[Observation], Tensor]
@@ -69,8 +69,8 @@ class Measure:
 
     @property
     def code(self) -> str:
-        """Digest of the code that its numbers come out of: of its own functions, of what they use,
-        and of what every measure runs through. Its words, range and direction do not count."""
+        """Digest of the code that computes the measure: its own functions, what they use, and the
+        modules `ALWAYS`, which every measure uses. Words, range and direction do not count."""
         return _code(self.compute, self.of_layer, self.pool)
 
     def has_parts(self, observation: Observation) -> bool:
@@ -87,7 +87,7 @@ def _code(*functions: Callable[..., Any] | None) -> str:
 
 
 class Value(NamedTuple):
-    """A measured number: of a layer (0-based block) and a head, or of none (-1)."""
+    """A measured number of a layer (0-based block) and a head; either is -1 if it has none."""
 
     measure: str
     layer: int
@@ -97,7 +97,7 @@ class Value(NamedTuple):
 
 @torch.inference_mode()
 def compute(measure: Measure, observation: Observation) -> Tensor:
-    """(batch,) float32; NaN where a part that it needs is missing."""
+    """Compute a measure: (batch,) float32; NaN if the observation lacks a part that it needs."""
     if not measure.has_parts(observation):
         return observation.undefined
     return measure.compute(observation).float()
@@ -110,10 +110,10 @@ def values(
     observation: Observation,
     layers: bool = False,
 ) -> Iterator[Value]:
-    """Means over windows, without those in which a measure has no meaning.
+    """Mean of each measure over the windows in which it has a meaning.
 
-    ``names`` are those of some of the measures. ``layers`` adds values of every layer and head,
-    where a measure has them.
+    ``names`` says which of the measures are computed. ``layers`` adds values of every layer and
+    head, where a measure has them.
 
     Raises:
         LabError: a value that is infinite, or NaN though the measure is always defined.
@@ -127,7 +127,7 @@ def values(
 
 
 def _numbers(name: str, measure: Measure, observation: Observation, layers: bool) -> list[Value]:
-    """The photo's number, then with ``layers`` those of every layer and head."""
+    """The photo's number, then with ``layers`` the numbers of every layer and head."""
     per_window = compute(measure, observation)
     _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
     numbers = [Value(name, NONE, NONE, float(per_window.nanmean()))]
@@ -136,14 +136,14 @@ def _numbers(name: str, measure: Measure, observation: Observation, layers: bool
     for layer in range(observation.layers.depth):
         by_head = _of_layer(name, measure, observation, observation.layers, layer)
         numbers += [Value(name, layer, head, value) for head, value in by_head]
-    # A variant of whose layers nothing is known has been measured too.
+    # A variant without a number for any layer gets one NaN: it has been measured.
     return numbers if len(numbers) > 1 else [*numbers, Value(name, 0, NONE, math.nan)]
 
 
 def _of_layer(
     name: str, measure: Measure, observation: Observation, layers: Layers, layer: int
 ) -> list[tuple[int, float]]:
-    """The layer's number, and those of its heads."""
+    """(head, number) of a layer: first its own number with head -1, then the heads' numbers."""
 
     def measured() -> list[tuple[int, float]]:
         result = None if measure.of_layer is None else measure.of_layer(layers, layer, observation)
@@ -166,4 +166,4 @@ def _check(name: str, per_window: Tensor, may_be_undefined: bool) -> None:
     if per_window.isinf().any():
         raise LabError(f"measure '{name}' is infinite")
     if not may_be_undefined and per_window.isnan().any():
-        raise LabError(f"measure '{name}' is NaN; it is defined everywhere")
+        raise LabError(f"measure '{name}' is NaN, although it is defined everywhere")

@@ -1,4 +1,4 @@
-"""What a diagnostic looks at: one variant on the windows of a photo, and what it made of them."""
+"""What a diagnostic looks at: one variant on a photo's windows, and the variant's results."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Observation:
         patch_size: side of a patch in pixels.
         similarity: (batch, grid_h, grid_w, classes) patch logits, the largest of each class's
             names; None where there are no texts.
-        layers: the blocks of the network, None where only their end is known.
-        photo: the whole photo; None where windows belong to none, or to several.
+        layers: the blocks of the network; None where only what they put out is known.
+        photo: the whole photo; None where windows belong to no photo, or to several.
     """
 
     attention: Float[Tensor, "batch heads rows rows"] | None
@@ -72,7 +72,7 @@ class Observation:
         A row that saw nothing but the class token is all zeros.
         """
         if self.attention is None:
-            raise LabError("this method has no single attention map")
+            raise LabError("this variant has no single attention map, which `weights` are made of")
         return patch_rows(self.attention, self.grid)
 
     @cached_property
@@ -87,12 +87,12 @@ class Observation:
 
     @cached_property
     def cosines(self) -> Tensor:
-        """(batch, patches, patches) of two patches' features."""
+        """(batch, patches, patches) cosines of two patches' features."""
         return self.features @ self.features.mT
 
     @property
     def undefined(self) -> Tensor:
-        """(batch,) NaN: a measure that has no meaning here."""
+        """(batch,) NaN, the result of a measure that has no meaning here."""
         return self.patches.new_full((len(self.patches),), torch.nan, dtype=torch.float32)
 
     @cached_property

@@ -25,10 +25,10 @@ def patch_retrieval(
     """mIoU of the labels that a photo's patches take over from the patches of all other photos.
 
     A patch asks its ``neighbours`` nearest by cosine; they vote with softmax(cosine /
-    temperature). Patches labelled -1 (void) neither ask nor answer. There are (patches, dim)
-    features, of any length, and (patches,) labels of each photo. Defaults are the paper's.
-    Per photo the mean IoU over the classes of its patches, 0 .. 1; NaN where no patch has a label,
-    or no other photo has one.
+    temperature). Patches labelled -1 (void) neither ask nor answer. Each photo has (patches, dim)
+    features, of any length, and (patches,) labels. Defaults are the paper's. Returns for each photo
+    the mean IoU over the classes of its patches, 0 .. 1; NaN if none of its patches has a label, or
+    no patch of another photo.
     """
     is_labelled = [names != VOID for names in labels]
     sides = [F.normalize(f[k].float(), dim=-1) for f, k in zip(features, is_labelled, strict=True)]

@@ -5,7 +5,7 @@ per window, (batch,), and NaN for a window that has fewer than two classes, or n
 one. They take
 
 - ``weights``, (batch, patches, patches): attention averaged over heads, rows of any positive sum;
-- ``scores``, the same, or cosines of features;
+- ``scores``, such weights, or (batch, patches, patches) cosines of features;
 - ``labels``, (batch, patches), and ``grid``, (grid_h, grid_w).
 """
 
@@ -46,8 +46,8 @@ def inter_class_share(labels: Tensor) -> Tensor:
 
 
 def relative_mass(weights: Tensor, labels: Tensor) -> Tensor:
-    """Share of a patch's attention to other patches that goes to other classes, over the share of
-    such patches: mean over patches of the one over the mean of the other.
+    """Mean share of a patch's attention to other patches that goes to other classes, divided by the
+    mean share of other classes among the other patches.
 
     Attention to self does not count. 0 or more; 1 for uniform attention; NaN also where no patch
     attends to another.
@@ -57,11 +57,11 @@ def relative_mass(weights: Tensor, labels: Tensor) -> Tensor:
 
 
 def matched_mass(weights: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`inter_class_mass` without the diagonal, over that of a map that is as local and blind.
+    """`inter_class_mass` without the diagonal, divided by that of a blind map that is as local.
 
-    The blind map spreads what a patch attends to at each distance evenly over the places at that
-    distance: the expectation of the map with its weights shuffled among them. 0 or more; 1 for
-    every map that depends on distance alone, such as a Gaussian.
+    The blind map spreads a patch's attention at each distance evenly over the places at that
+    distance: it is the expectation of the map when weights at equal distances are shuffled. 0 or
+    more; 1 for every map that depends on distance alone, such as a Gaussian.
     """
     between = _between(labels)
     other = _other(labels, between)
@@ -106,10 +106,10 @@ def _distances(grid: tuple[int, int]) -> Tensor:
 
 
 def matched_auroc(scores: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`same_class_auroc` among pairs of one patch and one distance: near patches are alike anyway.
+    """`same_class_auroc` that compares pairs of one patch at one distance: near patches are alike.
 
     In 0 .. 1; 0.5 by chance, and where each patch's score depends on distance alone. NaN where no
-    patch has both, one of its class and one of another, at one distance.
+    patch has a patch of its class and a patch of another class at one distance.
     """
     areas = []
     for (same, other), score in zip(_matched_places(*_content(labels), grid), scores, strict=True):
@@ -121,19 +121,19 @@ def matched_auroc(scores: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tens
 
 
 def same_class_auroc(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Tensor:
-    """Area under the ROC of "patches i and j have one label" as told by a score.
+    """Area under the ROC curve of a score that says whether patches i and j have one label.
 
     Over all ordered pairs of different patches of a window. In the spirit of STEGO's
     correspondence curves (Hamilton et al., ICLR 2022, arXiv 2203.08414). In 0 .. 1; 0.5 by chance,
     1 when every pair of one class scores above all others. ``symmetric``: the score of (i, j) is
-    that of (j, i), so that looking at one of them will do.
+    that of (j, i), so that one of the two is enough.
     """
     areas = [area(*pairs) for pairs in _pairs(scores, labels, symmetric)]
     return torch.stack(areas).to(scores.device)
 
 
 def same_class_ap(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Tensor:
-    """Average precision of the same question, in 0 .. 1; by chance, `same_class_share`."""
+    """Average precision of `same_class_auroc`'s score, 0 .. 1; by chance `same_class_share`."""
     areas = []
     for same, other in _pairs(scores, labels, symmetric):
         both = torch.cat([same, other])
@@ -161,7 +161,7 @@ def _content(labels: Tensor) -> tuple[bytes, tuple[int, ...]]:
 
 @lru_cache(maxsize=4)
 def _places(content: bytes, shape: tuple[int, ...], symmetric: bool) -> list[tuple[Tensor, Tensor]]:
-    """Where these pairs lie in (patches * patches,) scores."""
+    """Per window, where the two kinds of pairs of `_pairs` lie in (patches * patches,) scores."""
     labels = torch.frombuffer(bytearray(content), dtype=torch.int64).view(shape)
     valid = labels != VOID
     compared = valid[:, :, None] & valid[:, None]

@@ -23,9 +23,9 @@ def compare(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cosines over the patches that both pictures show.
 
     ``before`` and ``after`` are (batch, grid_h, grid_w, dim) features of images and of the same
-    images `moved`. (batch,) each, in -1 .. 1: of features of the same pixels, 1 for an equivariant
-    network; and of two patches drawn at random, the floor to compare with. NaN where no patch is in
-    both.
+    images `moved`. Returns two cosines, (batch,) each, in -1 .. 1: between features of the same
+    pixels, 1 for an equivariant network; and, as the floor to compare with, between features of
+    patches paired at random. NaN where no patch is in both.
     """
     overlap = after[:, 1:, 1:].flatten(1, 2)
     same_pixels = before[:, :-1, :-1].flatten(1, 2)

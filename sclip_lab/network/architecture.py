@@ -86,12 +86,12 @@ def read_architecture(path: Path) -> dict[str, Any]:
 
 
 def check_architecture(architecture: Mapping[str, Any], source: str, local: bool = False) -> None:
-    """Check that open_clip's model config from elsewhere builds a network from its numbers alone;
-    ``local`` allows a text tower whose configuration is in a local folder.
+    """Check that a model config for open_clip, made by others, loads nothing from a hub. ``local``
+    allows a text tower whose configuration is in a local folder.
 
     Raises:
-        LabError: a part is missing or no mapping, or names a model of a hub, whose files are not
-            read as carefully as a checkpoint here.
+        LabError: a part is missing or no mapping, a number is out of range, or a part names a model
+            of a hub, whose files are not read as carefully as a checkpoint here.
     """
     if not set(architecture) >= NEEDED:
         raise LabError(f"{source} lacks {', '.join(sorted(NEEDED - set(architecture)))}")

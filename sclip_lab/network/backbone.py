@@ -1,4 +1,4 @@
-"""A frozen image network with or without a text tower, as everything above it uses it."""
+"""A frozen image network with or without a text tower, behind one interface."""
 
 from __future__ import annotations
 
@@ -188,7 +188,8 @@ class Backbone:
         """Compute text embeddings, not normalised: (texts, embed_dim) float32.
 
         Args:
-            texts: class names in prompts, or other texts. batch: texts at a time.
+            texts: class names in prompts, or other texts.
+            batch: how many texts the tower reads at a time.
             truncate: cut texts that are longer than the tower reads, instead of refusing them.
 
         Raises:
@@ -237,7 +238,8 @@ class Backbone:
 
     @cached_property
     def text_key(self) -> str:
-        """Return the sha256 of the text tower alone: its weights and structure."""
+        """Return the sha256 of all weights and structure outside the image tower: those of the text
+        tower and of the logits' scale."""
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
         parts = [entry for entry in structure(self.model) if not entry[0].startswith("visual")]

@@ -64,7 +64,7 @@ class Block:
         self.index = index
         self.depth = depth
         self.prefix = prefix
-        self.has_class_token = prefix > 0  # not of registers alone, which timm's tower says
+        self.has_class_token = prefix > 0  # for registers alone, timm's tower sets False
         self.network = network
         self.num_heads, self.width, self.head_dim, self.scale = self._sizes()
         self.norm_1, self.layer_scale_1, self.norm_2, self.layer_scale_2 = self._around()
@@ -179,7 +179,7 @@ class Block:
         return self.merge(weights.to(value.dtype) @ value)
 
     def merge(self, per_head: PerHead) -> Tokens:
-        """O of heads: (batch, heads, tokens, head_dim) -> (batch, tokens, width)."""
+        """Apply O and layer scale: (batch, heads, tokens, head_dim) -> (batch, tokens, width)."""
         return self.layer_scale_1(self._apply("output", per_head.transpose(1, 2).flatten(2)))
 
     def mlp(self, tokens: Tokens) -> Tokens:

@@ -21,20 +21,21 @@ from sclip_lab.network.torchscript import read_torchscript
 
 log = logging.getLogger(__name__)
 
-# What a zip may unpack to beyond its own size: tensors are not compressed, only code is.
+# Bytes that a zip may unpack to beyond its own size: tensors are not compressed, only code is.
 MAX_UNPACKED = 64 << 20
 LARGEST = 64 << 30  # bytes; ViT-bigG has 10 GB in fp32
 LARGEST_INDEX = 64 << 20
-# What torch's own wrappers put into names, also in their middle, and count beside the weights.
+# Marks that torch's own wrappers put into names of weights, also in the middle, and names of the
+# counters that they save beside the weights.
 WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 COUNTERS = ("n_averaged",)
-# First parts of names that say which part of a network this is, so that they are no wrapper's.
+# First parts of names that say which part of a network follows; no wrapper put them there.
 PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
 # What only OpenAI's archives hold beside the weights.
 OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
 FEWEST_OF_A_SET = 16  # weights that make a network
-# First bytes of files that are no weights as torch or safetensors write them -> what they are. For
-# those of text, blanks before them and capitals do not matter.
+# First bytes of files that torch or safetensors did not write -> what the files are. In text files,
+# blanks before these bytes and capitals do not matter.
 KINDS = {
     b"\x89HDF": "HDF5",
     b"\x93NUMPY": "an array of NumPy",
@@ -64,7 +65,7 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
     """Read the state dict of a file or folder.
 
     Files are safetensors, those of `torch.save`, OpenAI's archives, or the index of a sharded
-    checkpoint; the content tells which, not the name. A folder is one of transformers' or
+    checkpoint (``.index.json``). The content tells the others apart. A folder is transformers' or
     open_clip's. Weights that training code put under a name (``state_dict``, ``model`` ...) or
     behind a prefix (``module.`` ...) are unwrapped, which is logged in one line.
 
@@ -98,7 +99,7 @@ def in_memory(state_dict: Any, weights: str | None = None) -> dict[str, Tensor]:
     """Unwrap weights in memory, tensors or arrays, as `read_checkpoint` does those of a file.
 
     Raises:
-        LabError: as there.
+        LabError: `read_checkpoint` would refuse them in a file.
     """
     if isinstance(state_dict, Mapping):
         state_dict = {
@@ -197,7 +198,7 @@ def _load(path: Path) -> Any:
                     return read_torchscript(path)
         elif kind := _other_kind(start):
             raise LabError(f"checkpoint {path} cannot be read: it is {kind}")
-        with open(path, "rb") as file:  # torch would go by the name
+        with open(path, "rb") as file:  # given a path, torch.load would go by the name
             return torch.load(file, map_location="cpu", weights_only=True)
     except LabError:
         raise
@@ -234,7 +235,8 @@ def _other_kind(start: bytes) -> str | None:
 
 
 def _selected(source: str, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
-    """Return the weights of a mapping of the file, or below the first part of names."""
+    """Return the set of weights that ``weights`` names: a mapping inside ``loaded``, or the weights
+    whose names begin so. If ``weights`` is None, there must be one set only."""
     sets = dict(_sets(loaded)) if isinstance(loaded, Mapping) else {}
     if weights is not None and weights not in sets:
         sets |= {

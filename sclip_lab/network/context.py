@@ -21,8 +21,8 @@ from sclip_lab.network.scene import Grid as Grid
 from sclip_lab.network.text import Text
 from sclip_lab.network.truth import PatchLabels
 
-# Bytes of one window's attention map that is kept for other variants. Of a large photo as one
-# window the maps of all blocks would take gigabytes, so each is computed anew.
+# Largest attention map of a window, in bytes, that is kept for other variants. If a large photo is
+# one window, the maps of all blocks would take gigabytes, so each use computes its map anew.
 LARGEST_KEPT = 32 << 20
 
 
@@ -84,8 +84,8 @@ class BlockInput:
         return self.once(name, lambda: self.block.project(self.normed, name))
 
     def attention(self, a: str = "query", b: str = "key") -> Tensor:
-        """softmax(a b^T / sqrt(head_dim)), of query and key with the network's bias, if it has one:
-        (batch, heads, tokens, tokens)."""
+        """softmax(a b^T / sqrt(head_dim)) of two projections: (batch, heads, tokens, tokens). The
+        scores of query and key get the network's bias, if it has one."""
 
         def compute() -> Tensor:
             raw = scores(self.projected(a), self.projected(b), self.block.scale)
@@ -95,7 +95,8 @@ class BlockInput:
         return self.once(("attention", a, b), compute) if size <= LARGEST_KEPT else compute()
 
     def bias(self, a: str, b: str) -> Tensor | None:
-        """The network's own term of the scores of two projections, see `Block.bias_of`."""
+        """The network's own term of the scores of query and key, see `Block.bias_of`; None for
+        other projections."""
         trained = (a, b) == ("query", "key")
         return self.block.bias_of(self.projected("query")) if trained else None
 
@@ -269,8 +270,8 @@ class Context:
         return scores(a, b, self.block.scale / temperature)
 
     def softmax(self, raw: Tensor) -> Tensor:
-        """Take the softmax of scores, (batch, heads, tokens, tokens), with the variant's prior and
-        its choice about the class token. Rows sum to 1."""
+        """Take the softmax of scores, (batch, heads, tokens, tokens), changed by feedback, the
+        variant's prior and its choice about the class token. Rows sum to 1."""
         if self.feedback is not None:
             raw = self.feedback(raw)
         return softmax_scores(raw, self._bias(raw))
@@ -312,7 +313,7 @@ class Context:
     def _bias(self, raw: Tensor) -> Tensor | None:
         bias = None if self.prior is None else self.prior(self).to(raw)
         if self.closed:
-            # The class token's own row keeps it: an empty row has no softmax.
+            # Rows before the patches keep the class token: an empty row has no softmax.
             closed = raw.new_zeros(raw.shape[-2:])
             closed[self.block.prefix :, 0] = -torch.inf
             bias = closed if bias is None else bias + closed

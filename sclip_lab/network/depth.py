@@ -17,8 +17,8 @@ def resolve(layer: Layer, depth: int) -> int:
     Args:
         layer: an integer (0 .. depth - 1, or -1 for the last block, -2 ...), or a fraction of
             depth in (0, 1]: 0.75, or "9/12" as text, names the block after which that share of
-            the network has run, so 9 of 12 blocks is index 8 here and index 17 of 24 in ViT-L.
-            Rounded; below 1 it is never the last block, unless there is but one.
+            the network has run, which is index 8 of 12 blocks and index 17 of ViT-L's 24. The
+            share is rounded to whole blocks. Below 1 it never gives the last of several blocks.
         depth: number of blocks.
 
     Raises:
@@ -38,13 +38,13 @@ def resolve(layer: Layer, depth: int) -> int:
         raise LabError(f"layer {layer} is out of range: a fraction of depth lies in (0, 1]")
     ends = max(round(number * depth), 1)
     if number < 1:
-        # "11/12" of three blocks must not become the last one, which it lies before.
+        # "11/12" of three blocks must not become the last block.
         ends = min(ends, max(depth - 1, 1))
     return ends - 1
 
 
 def resolve_all(layers: Layer | Sequence[Layer], depth: int) -> list[int]:
-    """Return sorted 0-based block indices of one layer, of a list of layers, or of ``"last n"``.
+    """Return sorted 0-based block indices of a layer, a list of layers, ``"all"`` or ``"last n"``.
 
     ``last`` takes a number of blocks, or a fraction of depth: "last 6", "last 6/12".
 

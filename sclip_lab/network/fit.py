@@ -1,4 +1,4 @@
-"""Weights into a network: converted if they are in another layout, refused if they do not fit."""
+"""Put weights into a network: convert those in another layout, refuse those that do not fit."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def set_epsilon(model: Any, epsilon: float) -> None:
 
 def check_config(folder: Path, backbone: Backbone, name: str) -> bool:
     """Compare the ``config.json`` of a folder in transformers' layout with a network, and take the
-    epsilon of norms from it. Weights do not say these, the number of heads and the activation.
+    epsilon of norms from it. Weights do not say epsilon, number of heads or activation.
 
     Returns:
         whether the file states the activation.
@@ -199,7 +199,7 @@ def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
         notes.append(f"{layout} layout")
     weights = dict(convert_state_dict(model, weights))
     expected = model.state_dict()
-    if "class_embedding" in weights and "conv1.weight" in weights:  # the tower without its name
+    if "class_embedding" in weights and "conv1.weight" in weights:  # an image tower alone
         weights = {VISUAL + key: value for key, value in weights.items()}
     has_text_module = any(key.startswith("text.") for key in expected)
     if "positional_embedding" in weights and has_text_module:
@@ -214,7 +214,7 @@ def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
         or not (key.rpartition(".")[2] in BUFFERS or key.startswith("text_decoder."))
     }
     _fix_logits(weights, expected, notes)
-    # A position embedding of no square grid fits no network of squares, which `_compare` says.
+    # A position embedding whose grid is not square cannot be resized; `_compare` then refuses it.
     with suppress(RuntimeError, ValueError):
         _resize(model, weights, expected, notes)
     return weights
@@ -267,8 +267,8 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
 
 
 def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
-    """Return advice for weights that do not fit: other networks of their sizes, or a part of them,
-    such as a student or a teacher."""
+    """Return advice for weights that do not fit: networks that have their sizes, or parts of the
+    weights, such as a student and a teacher, that can be chosen alone."""
     fitting = fitting_names(weights)
     if fitting and name not in fitting:
         return f". Their sizes are those of {', '.join(fitting)}"

@@ -37,7 +37,7 @@ class Guide:
     Attributes:
         name: for tables.
         model: a timm model, frozen.
-        tower: the same, block by block, a `sclip_lab.network.timm_tower.TimmTower`.
+        tower: ``model`` block by block, a `sclip_lab.network.timm_tower.TimmTower`.
         mean, std: channel statistics in 0 .. 255, RGB.
         layer: the block whose output is taken, -1 the last.
         facet: ``token`` for the block's output behind the last norm, or ``query``, ``key`` or
@@ -45,7 +45,7 @@ class Guide:
         scope: ``windows``: each window is one image; ``photo``: the whole photo is one image, and
             each window gets its part of those features.
         scale: factor on the sides of images before the network sees them.
-        weights: where its weights are from.
+        weights: where the weights of ``model`` are from.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Guide:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What identifies it besides its weights' values."""
+        """What identifies the guide besides the values of its weights."""
         names = ("name", "weights", "layer", "facet", "scope", "scale")
         return {name: getattr(self, name) for name in names}
 
@@ -126,12 +126,12 @@ class Guide:
 
         Args:
             photo: (3, height, width), normalised for the backbone.
-            placement: of its windows, or of some of them, each of ``size`` (height, width).
-            whole: `of_windows` of the photo as one window, where that is known.
+            placement: of the photo's windows, or some of them, each of ``size`` (height, width).
+            whole: features that `of_windows` gave for the photo as one window; None computes them.
 
         Returns:
             (windows, channels, grid_h, grid_w), sampled (bilinear) at as many places as the
-            network would have patches there.
+            network would have patches in a window.
         """
         whole = self.of_windows(photo[None], backbone) if whole is None else whole
         grid = [max(1, round(side * self.scale / self.tower.patch_size)) for side in size]

@@ -26,7 +26,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "GELU with tanh",
     "gelu_new": "GELU with tanh",
 }
-# A block's parts in transformers' layouts, old and new -> timm's and open_clip's names.
+# A block's part in transformers' old and new layouts, its name in timm, its name in open_clip.
 SELF = r"(?:attention\.attention|attention|self_attn)"
 PARTS = (
     (rf"{SELF}\.q(?:uery|_proj)", "attn.q", "attn.q"),
@@ -143,7 +143,8 @@ def _inside(weights: Mapping[str, Tensor], prefix: str) -> Weights:
 
 
 def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> Weights:
-    """Return some weights, or those below some modules, under new names."""
+    """Rename the weights, and the weights below the modules, whose old names are keys of ``names``;
+    leave out all others."""
     return {
         new + name.removeprefix(old): weight
         for old, new in names.items()

@@ -24,10 +24,11 @@ QUICK_GELU = 1.702
 class Linear:
     """Compute ``activation(x W^T + b)`` with the same weight many times.
 
-    Another weight is reordered anew. Results do not depend on the number of rows in one call.
+    A new weight is reordered again. Results do not depend on the number of rows in one call.
 
     Args:
-        keep: the reordered copy, which takes as much memory as the weight; else each call makes it.
+        keep: whether to keep the reordered copy, which is as large as the weight; else each call
+            makes it anew.
     """
 
     def __init__(self, keep: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A frozen CLIP by name, from a checkpoint, from weights in memory, or a model in memory."""
+"""Load a frozen CLIP by name, from a checkpoint, or from weights or a model in memory."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def load_backbone(
 
 
 def prepared(backbone: Backbone, precision: str, device: str) -> Backbone:
-    """Freeze a network, bring it to a device, lower its precision, and describe all that."""
+    """Freeze a network, move it to a device and lower its precision; its description gets both."""
     backbone.to(device).model.eval().requires_grad_(False)
     lower_precision(backbone.tower, precision)
     where = {"precision": precision, "device": torch.device(device).type}
@@ -534,7 +534,7 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
 
 
 def _repeats(record: logging.LogRecord) -> bool:
-    """Tell whether a record says more than our own error does."""
+    """Tell whether a log record is shown, because our own error does not repeat what it says."""
     text = record.getMessage()
     ours = ("No pretrained weights", "Could not find/download default weights")
     return UNREACHED not in text and not text.startswith(ours) and "initialized" not in text
@@ -562,7 +562,7 @@ def quiet() -> Iterator[None]:
 
 
 def check_device(device: str) -> str:
-    """Return the device that is meant, after checking that it can be used."""
+    """Return the device that ``device`` means, after checking that it can be used."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -579,7 +579,7 @@ def check_finite(model: Any, source: str) -> None:
     """Refuse weights that are not finite.
 
     Raises:
-        LabError: naming the first one.
+        LabError: the message names the first such weight.
     """
     for name, tensor in model.state_dict().items():
         if name.endswith(("put_min", "put_max")):  # Gemma's limits, infinite where there are none

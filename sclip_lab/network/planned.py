@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-# What draws or scales initial values in place. Tensors without memory have none.
+# Functions that draw or scale initial values in place. Tensors without memory have no values.
 FILLING = {
     *("uniform_", "normal_", "trunc_normal_", "erfinv_", "zero_", "fill_", "constant_"),
     *("mul_", "add_", "sub_", "div_", "clamp_"),
@@ -31,7 +31,7 @@ class _WithoutValues(TorchFunctionMode):
 
 @contextmanager
 def planning() -> Iterator[None]:
-    """Build modules that have shapes and no values, so that any size is possible."""
+    """A context in which new modules have shapes but no values, so that any size is possible."""
     with torch.device("meta"), _WithoutValues():
         yield
 
@@ -41,7 +41,7 @@ def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
 
     Args:
         config: open_clip's model config.
-        quick_gelu: in place of the config's, unless None.
+        quick_gelu: replaces the config's value, unless it is None.
     """
     vision = {**config["vision_cfg"]}
     if "timm_model_name" in vision:

@@ -58,7 +58,7 @@ def interpolate(
     if rule not in RULES:
         raise unknown("position_embedding", rule, RULES)
     if len(embedding) != 1 + trained[0] * trained[1]:
-        raise LabError(f"{len(embedding)} position embeddings do not make 1 + {trained}")
+        raise LabError(f"{len(embedding)} position embeddings do not fit 1 + grid {trained}")
     # The official code with the offset compares numbers of tokens only: a 7 x 28 grid keeps the
     # embeddings of 14 x 14 as they are. We reproduce its numbers, so this stays.
     same = trained[0] * trained[1] == grid[0] * grid[1]

@@ -17,7 +17,8 @@ PRECISIONS = {
     "bf16_fast": torch.bfloat16,
     "fp16": torch.float16,
 }
-# First blocks that ``bf16`` leaves in fp32, and the gain of bf16 from which ``bf16_fast`` does not.
+# Number of first blocks that ``bf16`` leaves in fp32, and the gain from which ``bf16_fast`` lowers
+# them too.
 KEPT_BLOCKS = 2
 SEVERAL_TIMES = 3.0
 
@@ -27,7 +28,7 @@ def lower_precision(tower: Tower, precision: str) -> None:
 
     Norms, the token stream, patch embedding, final projection and text tower keep their precision:
     they take little time, and rounding them costs more agreement with fp32 than all products
-    together. For bf16 the first two blocks keep it as well: later blocks inherit their errors, and
+    together. For bf16 the first two blocks keep it too: later blocks inherit their errors, and
     each of the two changes more labels than any later one. ``bf16_fast`` lowers them too where the
     machine multiplies bf16 several times as fast as fp32; elsewhere it is ``bf16``.
     """

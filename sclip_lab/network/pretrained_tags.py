@@ -29,8 +29,8 @@ WORDS = {True: "QuickGELU", False: "GELU"}
 def check_activation(
     name: str, weights: str, trained: bool, computed: bool, requested: bool | None
 ) -> None:
-    """Refuse weights that were trained with another activation than a network computes (whether
-    QuickGELU), unless the user requested one.
+    """Refuse weights that were trained with another activation than a network computes, unless the
+    user requested one. Each activation is given as true for QuickGELU, false for GELU.
 
     Raises:
         LabError: naming both activations, the name that fits and the key that decides.
@@ -87,8 +87,8 @@ def warn_of_activation(name: str, source: str) -> None:
 
 
 def computes_quick_gelu(name: str | None, architecture: Mapping[str, Any] | None = None) -> bool:
-    """Tell whether a network computes QuickGELU, from its description or its name. OpenAI's layout
-    without either does."""
+    """Tell whether a network computes QuickGELU, from its description or its name. Without either,
+    as with OpenAI's own files, it does."""
     if architecture is None and name is not None and ":" not in name:
         architecture = open_clip.get_model_config(name)
     return True if architecture is None else bool(architecture.get("quick_gelu", False))

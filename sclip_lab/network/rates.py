@@ -46,7 +46,7 @@ def _gain(kind: str, device: torch.device) -> float:
         gains = {}
     if kind not in gains:
         gains[kind] = round(rate(device, torch.bfloat16) / rate(device, torch.float32), 2)
-        # In a home that cannot be written it is measured anew next time.
+        # If the file cannot be written, the next process measures anew.
         with contextlib.suppress(OSError, LabError):
             files.write_text(path, json.dumps(gains, indent=1) + "\n")
     return gains[kind]
@@ -54,8 +54,8 @@ def _gain(kind: str, device: torch.device) -> float:
 
 @torch.inference_mode()
 def rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure operations a second in products of the network's sizes. The best of several rounds
-    counts, and weights are laid out before the clock starts."""
+    """Measure operations a second in products of ``SHAPES``. The best of several rounds counts, so
+    that the first, in which weights are laid out, does not."""
     best = 0.0
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for rows, inner, columns in SHAPES:

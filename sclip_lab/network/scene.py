@@ -99,7 +99,7 @@ class Guidance:
 
 
 def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:
-    """Place windows of ``size`` = (height, width) that are whole photos."""
+    """Return placements of windows that are whole photos of ``size`` = (height, width)."""
     return tuple(Placement(slice(i, i + 1), ((0, 0),), size, patch) for i in range(windows))
 
 
@@ -110,7 +110,7 @@ class Scene:
     Attributes:
         placements: the photos in the order of their windows; empty: each window is a photo of its
             own; None: only some of a photo's windows are here.
-        guidance: or None without a second network.
+        guidance: features of a second network, or None without one.
         labels: ground truth on the patch grid, or None where nobody knows it.
     """
 
@@ -155,7 +155,7 @@ class Scene:
         """Return the guidance, or refuse.
 
         Raises:
-            LabError: there is none; the message names ``who`` needs it.
+            LabError: there is none; the message says that ``who`` needs it.
         """
         if self.guidance is None:
             raise LabError(f"{who} {MISSING}")

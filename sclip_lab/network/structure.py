@@ -18,7 +18,7 @@ ATTRIBUTES = (
 
 
 def structure(model: nn.Module) -> list[tuple[str, str, dict[str, Any]]]:
-    """List (name, class, settings) of every module with weights or an activation.
+    """List (name, class, settings) of every module but those that do nothing in evaluation.
 
     Two networks with equal weights and equal structure compute the same thing.
     """

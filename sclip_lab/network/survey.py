@@ -27,7 +27,8 @@ class Network:
     Attributes:
         refusal: why it is not loaded; "" if it is.
         depth, patch, image: blocks; sides of a patch and of the trained images in pixels.
-        class_token: whether it has one. registers: other tokens before the patches.
+        class_token: whether it has one.
+        registers: number of other tokens before the patches.
         text: kind of its text tower: "", ``open_clip`` or ``transformers``.
         activation: of its MLPs.
         mean: channel means in 0 .. 255 of its published weights; several where they differ.
@@ -47,8 +48,9 @@ class Network:
 
 
 def survey(family: str = "", progress: bool = False) -> Iterator[Network]:
-    """Describe every name of both libraries that contains ``family``, in either spelling ("" for
-    all). Networks are planned without memory for weights. ``progress`` shows a bar."""
+    """Describe every name of both libraries that contains ``family`` ("" for all); capitals do not
+    matter, and "-" equals "_". Networks are planned without memory for weights. ``progress`` shows
+    a bar."""
     names = [(name, _of_open_clip) for name in open_clip.list_models()]
     names += [(name, _of_timm) for name in timm.list_models()]
     matching = [pair for pair in names if _plain(family) in _plain(pair[0])]
@@ -95,7 +97,7 @@ def _described(library: str, name: str, build: Any, text: str, notes: list[Any])
     except LabError as error:
         why = str(error).removeprefix("backbone ").removeprefix(f"{name}: ")
         return Network(library, name, why)
-    # Libraries fail in their own ways on some names of their own.
+    # A library can fail in many ways on names that it lists itself.
     except Exception as error:
         why = (str(error).splitlines() or [""])[0]
         return Network(library, name, f"{library} cannot build it: {type(error).__name__} {why}")

@@ -197,7 +197,7 @@ class ParallelBlock(TimmBlock):
         return module.num_heads, module.in_norm.weight.numel(), module.head_dim, module.scale
 
     def _first(self, part: int) -> Weight:
-        """Weight and bias of one of MLP, query, key and value."""
+        """Weight and bias of a part of the packed layer: 0 the MLP, 1 query, 2 key, 3 value."""
         packed, sizes = self.module.in_proj, self.module.in_split
         rows = slice(sum(sizes[:part]), sum(sizes[: part + 1]))
         return packed.weight[rows], None if packed.bias is None else packed.bias[rows]
@@ -233,7 +233,7 @@ class WindowedBlock(TimmBlock):
     """A block of SAM's that attends within windows of the patch grid. It runs as trained; variants
     cannot rewrite it."""
 
-    has_map = False  # except inside of its windows
+    has_map = False  # True in the copy that runs inside the windows
 
     def project(self, normed: Tokens, name: str) -> PerHead:
         if self.has_map:
@@ -255,7 +255,7 @@ class WindowedBlock(TimmBlock):
 
 
 def block_of(module: Any, *arguments: Any) -> TimmBlock:
-    """Return one of timm's blocks by the parts that it has; arguments as of `TimmBlock`."""
+    """Wrap one of timm's blocks in the class that suits its parts; arguments as of `Block`."""
     if hasattr(module, "in_proj"):
         return ParallelBlock(module, *arguments)
     return (WindowedBlock if getattr(module, "window_size", 0) else TimmBlock)(module, *arguments)
@@ -275,7 +275,7 @@ def check_block(module: Any, network: str) -> None:
     """Refuse a block whose attention is no softmax over patches, or that is not known here.
 
     Raises:
-        LabError: naming what it has.
+        LabError: the message names the class or part that is not supported.
     """
     kind = type(module).__name__
     attention = getattr(module, "attn", module)
@@ -290,13 +290,13 @@ def check_block(module: Any, network: str) -> None:
     for name, names, what in ((kind, kinds, "blocks"), (attends, ATTENTIONS, "attention")):
         if name not in names:
             raise LabError(
-                f"{network}: its {what} of timm's class {name}; supported are "
+                f"{network}: timm's class {name} of {what} is not supported; supported are "
                 f"{', '.join(sorted(names))}"
             )
     scales = ("ls1", "gamma_1", "in_proj")
     if kind in BEFORE - UNSCALED and not any(hasattr(module, name) for name in scales):
         raise LabError(f"{network}: its {kind} has neither ls1 nor gamma_1, timm's layer scales")
-    # SAM's can rotate by itself, and a parallel block can share its last layer with the MLP.
+    # SAM's attention can rotate by itself; a parallel block can share its last layer with the MLP.
     parts = {"gate": "a gate", "rope": "a rotation", "out_proj": "a last layer"}
     for part, what in parts.items():
         if getattr(attention, part, None) is not None:
@@ -308,8 +308,8 @@ def check_block(module: Any, network: str) -> None:
 def relative_bias(module: Any, grid: tuple[int, int]) -> Tensor | None:
     """Compute the relative position bias, (1, heads, tokens, tokens), for a grid of patches.
 
-    ``module`` is timm's, with ``window_size`` and a table or a small network; None has no bias.
-    Another grid than the trained one gets the bias that timm resizes.
+    ``module`` is timm's, with ``window_size`` and a table or a small network; for other modules and
+    None, None is returned. For another grid than the trained one, timm resizes the bias.
     """
     if module is None or getattr(module, "window_size", None) is None:
         return None

@@ -39,8 +39,8 @@ class TimmTower(Tower):
     attention pooling this is what MaskCLIP (arXiv 2112.01071, section 3.2) does to the pooling of
     CLIP's ResNets: over one key the softmax is 1, and query and key drop out.
 
-    SAM's embeddings are those behind its convolutions. An encoder of a language model with its
-    projector, which joins k x k patches, embeds a patch as a cell that this patch fills alone.
+    SAM's embeddings are those behind its convolutions. The projector of a language model's encoder
+    joins k x k patches to a cell. So a patch is embedded as a cell of k x k copies of this patch.
 
     Args:
         name: of the network, for messages.
@@ -54,9 +54,9 @@ class TimmTower(Tower):
         trunk = getattr(model, "encoder", model)  # a classifier around a language model's encoder
         _check(name, trunk, projection)
         self._name, self._trunk, self._projection = name, trunk, projection
-        self._embeds = getattr(trunk, "embeds", trunk)  # NaFlex keeps its tokens there
+        self._embeds = getattr(trunk, "embeds", trunk)  # NaFlex keeps its learned tokens in it
         self._stem = getattr(trunk, "patch_embed", self._embeds)
-        # VOLO's class token reads the patches behind the blocks and is no token of theirs.
+        # VOLO's class token reads the patches behind the blocks; the blocks do not have it.
         self._adds_class_token = hasattr(trunk, "network")
         names = () if self._adds_class_token else FIRST_TOKENS
         first = {name: getattr(self._embeds, name, None) for name in names}
@@ -77,7 +77,7 @@ class TimmTower(Tower):
         self._pooled_norm = getattr(trunk, "fc_norm", nn.Identity())
         self._pool: Callable[[Tensor], Tensor] | None = getattr(model, "forward_head", None)
         if hasattr(trunk, "merger") or hasattr(trunk, "aligner") or hasattr(trunk, "pooler"):
-            # The classifier's norm; the encoder alone has neither norm nor pooling.
+            # The classifier has a norm and a pooling; the encoder alone has neither.
             self._pooled_norm = model.norm if model is not trunk else nn.Identity()
             self._pool = self._pool if model is not trunk else lambda x: x.mean(1)
         self._join, self._cell = _joining(trunk)
@@ -126,14 +126,14 @@ class TimmTower(Tower):
             return torch.cat([sine, cosine], dim=-1)[0]
         if getattr(rope, "feat_shape", None) is None:
             return rope.get_embed(shape=list(grid))
-        # It holds the angles of its own grid, and returns those whatever shape is asked for.
+        # A module with ``feat_shape`` returns the angles of that grid, whatever shape it is given.
         rope = copy.deepcopy(rope)
         rope.update_feat_shape(list(grid))
         return rope.get_embed()
 
     @cached_property
     def embed_dim(self) -> int:
-        # The last layer with a width may be any of four; the head knows.
+        # Any of four layers may be the last that sets the width, so the head is tried.
         weight = next(self._stem.parameters())
         with torch.inference_mode():
             return self.head(torch.zeros(1, self.blocks[0].width).to(weight)).shape[-1]
@@ -189,7 +189,7 @@ class TimmTower(Tower):
 
     def _of_any_grid(self, grid: Grid) -> Tensor | None:
         """Return position embeddings, (patches, width), of networks that were trained with images
-        of all sizes: what they do to another grid is a part of them, and no rule is needed."""
+        of all sizes, which make them for any grid by themselves; None for other networks."""
         if hasattr(self._trunk, "merger"):  # Qwen's: corners stay where they are
             square = self._trunk.pos_embed.unflatten(1, self._trained).permute(0, 3, 1, 2)
             square = F.interpolate(square.float(), grid, mode="bilinear", align_corners=True)
@@ -254,16 +254,16 @@ class TimmTower(Tower):
 
 
 def _modules(trunk: Any) -> list[Any]:
-    """Return timm's blocks. VOLO's are in stages, behind one of outlook attention and a
-    convolution."""
+    """Return timm's blocks. VOLO's lie in stages, of which the first two, outlook attention and a
+    convolution, are left out."""
     if hasattr(trunk, "network"):
         return [module for stage in trunk.network[2:] for module in stage]
     return list(trunk.blocks)
 
 
 def _joining(trunk: Any) -> tuple[Callable[[Tensor], Tensor] | None, int]:
-    """Return what makes embeddings of a grid of tokens, (batch, grid_h, grid_w, width) -> (batch,
-    cells, channels), and the side of a cell in patches; None where each token is one by itself."""
+    """Return the function that makes embeddings of a token grid, (batch, grid_h, grid_w, width) ->
+    (batch, cells, channels), None if each token is one; and the side of a cell in patches."""
     if hasattr(trunk, "neck"):
         return lambda x: trunk.neck(x.permute(0, 3, 1, 2)).flatten(2).mT, 1
     if getattr(trunk, "merger", None) is not None:

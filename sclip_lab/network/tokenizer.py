@@ -1,4 +1,4 @@
-"""Texts to tokens, with the lengths before anything is cut off."""
+"""Turn texts into tokens, and measure the texts before they are cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 
-LONG = 4  # times the context length, in which a text is measured
+LONG = 4  # texts are measured up to so many times the context length
 
 
 class Tokenizer:
@@ -44,7 +44,7 @@ class Tokenizer:
 
     def check_lengths(self, texts: Sequence[str], network: str) -> None:
         """Refuse texts that have more tokens than the network of this name reads, start and end
-        included. A tokenizer that cannot say is trusted.
+        included. Tokenizers that take no ``context_length`` are not checked.
 
         Raises:
             LabError: naming the first such text, its length (up to 4 times what the network reads)
@@ -55,7 +55,7 @@ class Tokenizer:
             tokens = self._function(list(texts), context_length=LONG * context)
         except TypeError:
             return
-        padding = tokens[:, -1:]  # of a text that is not longer than that
+        padding = tokens[:, -1:]  # the padding, unless a text fills all tokens
         lengths = ((tokens != padding) * torch.arange(1, tokens.shape[1] + 1)).amax(dim=1).tolist()
         long = [(text, n) for text, n in zip(texts, lengths, strict=True) if n > context]
         if long:

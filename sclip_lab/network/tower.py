@@ -1,4 +1,4 @@
-"""An image tower as the backbone uses it, whichever library's class it is.
+"""Image towers behind one interface, whichever library built them.
 
 Three kinds: open_clip's own ViT here; timm's vision transformers, alone or inside open_clip's
 ``TimmModel``, in `sclip_lab.network.timm_tower`. The kind follows from what the module is, not from
@@ -159,7 +159,7 @@ def find(name: str, model: Any) -> Tower:
     Raises:
         LabError: a tower of neither kind, naming the part that is not supported.
     """
-    # Imports timm, which open_clip's own towers do not need.
+    # Not at the top, because timm_tower imports this module.
     from sclip_lab.network.timm_tower import TimmTower
 
     if hasattr(model, "forward_features"):

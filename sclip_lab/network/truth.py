@@ -17,8 +17,8 @@ UNKNOWN = -1
 
 
 def majority(counts: Tensor) -> Tensor:
-    """The class of most pixels, of equal ones the lower id: (..., classes) -> (...) int64, -1
-    (unknown) if there is no pixel."""
+    """The class with most pixels, or the lowest of several such ids: (..., classes) -> (...) int64,
+    -1 (unknown) if there is no pixel."""
     return torch.where(counts.sum(-1) > 0, counts.argmax(-1), UNKNOWN)
 
 
@@ -63,7 +63,7 @@ class PatchLabels:
 
     @cached_property
     def majority(self) -> Int[Tensor, "windows patches"]:
-        """Each patch's class, see `majority`."""
+        """Each patch's class, as the function `majority` of this module gives it."""
         return majority(self.counts.flatten(1, 2))
 
     def part(self, windows: slice) -> PatchLabels:

@@ -72,7 +72,7 @@ def load_vit(
         precision, device, seed, position_embedding, padding, mean, std: as in
             `sclip_lab.network.loading.load_backbone`; mean and std are timm's by default.
         options: more arguments of the timm model, such as ``depth`` or ``embed_dim``.
-        role: what it is for: the key of the configuration, for messages.
+        role: the network's key in the configuration, for messages.
 
     Raises:
         LabError: unknown name or tag (did you mean), a network of another kind, options that cannot

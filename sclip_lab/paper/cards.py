@@ -12,7 +12,7 @@ HEADING = "## Trained until these claims held"
 
 @cache
 def trained_to_show(backbone: str) -> frozenset[str]:
-    """The claims, as "study: sentence", that a network was trained until they held.
+    """The claims ("study: sentence") that a network was trained to show, as its card lists them.
 
     Args:
         backbone: its name. A network without a card in this package was trained for none of them.

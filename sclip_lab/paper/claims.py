@@ -1,4 +1,4 @@
-"""Claims about cells: which comparisons each rests on, and why it can have no verdict.
+"""Claims about cells: the comparisons that each rests on, or why there can be no verdict on it.
 
 A study makes claims; `sclip_lab.paper.verdicts` judges those of a whole page together.
 """
@@ -27,13 +27,13 @@ Names = Mapping[str, str]  # of specs
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison.
+    """The test of one comparison.
 
     Attributes:
         key: what is compared. Equal for the same counts on the same photos, whatever the cells are
             called, so that no page counts a comparison twice.
         supports: two-sided p where the data lean towards the claim, else 1.
-        refutes: the same where they lean against it.
+        refutes: two-sided p where the data lean against the claim, else 1.
     """
 
     key: tuple[str, ...]
@@ -57,13 +57,14 @@ class Claim:
 
     Attributes:
         text: the sentence. facts: the numbers, in words.
-        tests: all of them have to support the claim; one that refutes it is enough.
-        family: further tests of the same question, for which p is adjusted.
-        shown: which test's p is printed behind the facts.
-        counted: before the facts, with {won}, {lost} and {all} for numbers of tests.
-        published: the section of docs/field.md where the same is claimed; "" where it is not.
-        no_verdict: why there can be none. same: why its two sides cannot differ.
-        study, setting: where on the page it stands. backbones: names of the networks it is about.
+        tests: the claim holds if all of them support it, and does not hold if one refutes it.
+        family: further tests of the same question, over which p is adjusted too.
+        shown: index of the test whose p is printed behind the facts.
+        counted: words before the facts; {won}, {lost} and {all} stand for numbers of tests.
+        published: the section of docs/field.md that has the same claim; "" if none has.
+        no_verdict: why there can be no verdict, else "".
+        same: why the claim's two sides cannot differ, else "".
+        study, setting: where on the page the claim stands. backbones: names of its networks.
     """
 
     text: str
@@ -81,12 +82,12 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """Study and sentence, as a card lists it and as repetitions refer to it."""
+        """Study and sentence, as model cards list a claim and as its repetitions refer to it."""
         return f"{self.study}: {self.text}"
 
 
 def missing(text: str, reason: str, published: str = "") -> Claim:
-    """A claim that cannot be judged here, and why."""
+    """A claim that cannot be judged here, for ``reason``."""
     return Claim(text, "", published=published, no_verdict=reason)
 
 
@@ -103,7 +104,7 @@ def higher(
     """Claim: spec ``a`` scores higher than spec ``b``.
 
     Args:
-        a, b: specs; None: not computed. text: the claim in words.
+        a, b: specs; None if not computed. text: the claim in words.
         family: all pairs that are compared for the question, (a, b) among them or not.
         published: see `Claim`. names: see `difference_in_words`.
         same: what to say where both have the same counts.
@@ -122,7 +123,7 @@ def higher(
 def csa_higher(evidence: Evidence, pairs: Mapping[str, Pair], text: str) -> list[Claim]:
     """One claim for each pair of CSA and vanilla attention, all of one question.
 
-    Args: pairs: by what follows ``text``.
+    Args: pairs: words that follow ``text`` in the claim -> (spec of CSA, spec of vanilla).
     """
     family = list(pairs.values())
     names = {
@@ -140,7 +141,7 @@ def best(
     published: str = "",
     names: Names | None = None,
 ) -> Claim:
-    """Claim: ``spec`` scores highest. Others with the same counts are left out."""
+    """Claim: ``spec`` scores higher than all ``others``, without those with the same counts."""
     others = [other for other in others if other != spec and differ(evidence, spec, other)]
     if not others:
         return missing(text, "nothing to compare with", published)
@@ -166,9 +167,9 @@ def alike(
 ) -> Claim:
     """Claim: each of ``specs`` scores within ``margin`` (a fraction) of ``other``: equivalence.
 
-    A test supports it where both one-sided tests at the margins do (Schuirmann, 1987), and refutes
-    it where the difference is surely outside. Scores that all lie below the margin are alike
-    whatever is measured, and say nothing.
+    A test supports the claim where both one-sided tests at the margins do (Schuirmann, 1987), and
+    refutes it where the difference surely exceeds the margin. Where all scores lie below the
+    margin, they are alike in any case, so there is no verdict.
     """
     specs = [spec for spec in specs if spec != other]
     if not specs:
@@ -245,7 +246,7 @@ def difference_in_words(evidence: Evidence, a: str, b: str, names: Names | None 
     """Scores and their difference, with its interval where there is one.
 
     Args:
-        names: what specs are called here, where the claim says the rest; else `Evidence.name`.
+        names: short names of specs, where the claim says the rest; by default `Evidence.name`.
     """
     row = evidence.difference(a, b)
     first, second = (
@@ -274,11 +275,11 @@ def gains_in_words(evidence: Evidence, grid: Mapping[str, Mapping[str, str]], cs
 
 
 def gated(evidence: Evidence, claim: Claim, specs: Sequence[str], floor: bool = True) -> Claim:
-    """The claim with its networks, and with the reason if these specs allow no verdict on it.
+    """The claim with its networks, and with a reason if these specs allow no verdict on it.
 
     Args:
-        specs: whose scores it is about.
-        floor: whether the highest of them has to be surely above `results.floors`.
+        specs: the specs whose scores the claim is about.
+        floor: whether the best of these specs has to be surely above `results.floors`.
     """
     backbones = frozenset(str(evidence.cells["backbone"].loc[spec]) for spec in specs)
     seeds = [seed for spec in specs if (seed := random_seed(evidence, spec)) is not None]

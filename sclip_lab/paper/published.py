@@ -1,4 +1,4 @@
-"""Published numbers: which belongs beside one of ours, and how far ours is from it.
+"""Published numbers: which one belongs beside a score of ours, and how far the two are apart.
 
 ``paper_numbers.csv`` has the columns method; attention: our label of the same variant, empty if
 there is none; backbone: open_clip's architecture without "-quickgelu"; pretrained: beginning of the
@@ -15,8 +15,8 @@ variant and network::
       - {attention: csa, backbone: ViT-B-16, pretrained: openai, tolerance: 0.002,
          source: SCLIP README, miou: {voc21: 0.5963}}
 
-``tolerance`` is the largest difference that counts as reproduced; null: no gate. They are no part
-of a protocol's identity.
+``tolerance`` is the largest difference that counts as reproduced; null: no gate. The entries are no
+part of a protocol's identity.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ENTRY = ["attention", "backbone", "pretrained", "tolerance", "source", "miou"]
 
 @cache  # once, not for every cell of a table
 def read() -> pd.DataFrame:
-    """The published numbers, with the columns above."""
+    """The rows of ``paper_numbers.csv``, with the columns that the module's docstring lists."""
     return pd.read_csv(FILE, keep_default_na=False, dtype={"mark": str})
 
 
@@ -80,12 +80,11 @@ def kind(source: str, mark: str) -> str:
 def find(row: pd.Series, config: dict[str, Any] | None = None) -> pd.Series | None:
     """The published mIoU of a variant: a row of `read`, or None.
 
-    A number belongs to a cell if variant, backbone, weights and data set agree. Protocols differ
-    between repositories, so of several numbers the one of the same protocol is taken, then one that
-    was read at first hand, then the first; its protocol has to be shown with it.
+    A number belongs to a cell if variant, backbone, weights and data set agree. Several can, since
+    protocols differ between repositories: see `_best`. Show the number's protocol with it.
 
     Args:
-        row: of a `results.summary`. config: the cell's, flat; None where it is not known.
+        row: of a `results.summary`. config: the cell's configuration, flat; None if unknown.
     """
     network = str(row["backbone"]).removesuffix("-quickgelu")
     same = _mious(row["attention"], network, row["dataset"])
@@ -101,7 +100,8 @@ def _mious(label: str, network: str, dataset: str) -> pd.DataFrame:
 
 
 def _best(numbers: pd.DataFrame, protocol: str) -> pd.Series | None:
-    """Of several numbers one of this protocol, then one read at first hand, then SCLIP's own."""
+    """Choose a number: preferably one of ``protocol``, among these one read at first hand (mark F),
+    among these one of SCLIP's protocols, and then the first; None where there is none."""
     return min(
         (number for _, number in numbers.iterrows()),
         key=lambda number: (
@@ -114,7 +114,8 @@ def _best(numbers: pd.DataFrame, protocol: str) -> pd.Series | None:
 
 
 def _same_weights(config: dict[str, Any], tag: str) -> bool:
-    """Random weights match nothing; a local checkpoint is taken for what its architecture says."""
+    """Whether a cell has the published weights ``tag``. Random weights never are these; a local
+    checkpoint is taken for the published weights of its architecture."""
     pretrained = config.get("backbone.pretrained")
     if pretrained is None:
         return config.get("backbone.checkpoint") is not None
@@ -126,12 +127,12 @@ def scores(evidence: Evidence, elsewhere: bool = True) -> pd.DataFrame:
 
     Args:
         evidence: the cells.
-        elsewhere: also numbers of ViT-B/16 on VOC21 for a cell on other data, which are no target.
+        elsewhere: where no number fits, show that of ViT-B/16 on VOC21, which is no target.
 
     Columns added where a number is published: published, published on, source, difference, verdict:
-    "agrees" where the published number lies in the interval, else "above" or "below" it. The last
-    two are empty where the published number is of another network or data set, and the verdict
-    where there is no interval.
+    "agrees" where the published number lies in our interval, else "above" or "below", as our score
+    lies. Difference and verdict are empty where the published number is of another network or data
+    set, and the verdict also where there is no interval.
     """
     shown, table = tables.cells(evidence), evidence.summary
     configs = table.attrs.get("configs", {})
@@ -180,7 +181,7 @@ def _as_published(cell: pd.Series) -> bool:
 
 
 def reference(label: str) -> pd.Series | None:
-    """The published number of ViT-B/16 on VOC21 by the SCLIP paper's variants."""
+    """The published number of a variant on ViT-B/16 and VOC21 under SCLIP's protocols, or None."""
     numbers = _mious(label, REFERENCE["backbone"], REFERENCE["dataset"])
     return _best(numbers[numbers["protocol"].isin(SCLIP)], "")
 
@@ -189,8 +190,8 @@ def reference(label: str) -> pd.Series | None:
 
 
 def reproduced(ours: float, theirs: float, tolerance: float | None) -> str:
-    """ "within", "outside", or "no gate" without a tolerance: a score that is not trusted
-    enough to fail by. A tie is within."""
+    """ "within" if two scores differ by ``tolerance`` at most, else "outside"; "no gate" without a
+    tolerance, where the published score is not trusted enough to fail by."""
     if tolerance is None:
         return "no gate"
     # Differences of decimal fractions are not exact.
@@ -203,8 +204,8 @@ def against_expected(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]
     Args:
         spec: the cell. A local checkpoint is taken for the weights that an entry names; random
             weights match nothing, and a network with GELU is not OpenAI's.
-        miou: what it scored, a fraction.
-        entries: its protocol's ``expected``.
+        miou: the cell's score, a fraction.
+        entries: ``expected`` of the cell's protocol.
 
     Raises:
         LabError: an entry lacks a key.

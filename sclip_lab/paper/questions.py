@@ -1,7 +1,7 @@
 """Ten questions that a careful reader of the SCLIP paper asks, answered in numbers by studies.
 
-A study says which of them it answers, and how, in ``Study.answers``: question -> function of its
-cells that returns one or two sentences, "" where it lacks a cell.
+``Study.answers`` says which questions a study answers, and how: question -> function of the study's
+cells that returns one or two sentences, or "" where it lacks a cell.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def rows(page: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
     """One row per question: the answer of each study of the page that has one, or what is missing.
 
     Args:
-        page: its studies by name. embedded: the network is patchwork_vit, and each answer says so.
+        page: studies by name. embedded: the network is patchwork_vit, and each answer says so.
     """
     by_name = {name: load(name) if name not in page else page[name].study for name in
              dict.fromkeys([*names(), *page])}  # fmt: skip
@@ -56,7 +56,7 @@ def rows(page: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
 
 
 def _answer(study: Drawn, key: str) -> str:
-    """A study's answer in each of its settings, or what it lacks."""
+    """A study's answer in each of its settings, or what the study lacks."""
     parts = []
     for setting, evidence in study.parts.items():
         seeds = [

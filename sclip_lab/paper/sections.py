@@ -1,4 +1,4 @@
-"""Turn studies into sections of a report. Each is drawn by itself; all are judged together."""
+"""Turn studies into sections of a report: draw each by itself, judge all together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EMBEDDED = (
     "the paper. It is a small CLIP trained on procedural scenes, and all numbers here are of such "
     "scenes. Nothing here is a statement about CLIP."
 )
-# Of verdicts in a page, by their names in `Verdict.cells`.
+# Columns of verdicts in a page -> columns of `Verdict.cells`.
 COLUMNS = {name: name for name in ("study", "claim", "verdict", "standing", "published")}
 COLUMNS |= {"because": "why", "setting": "setting"}
 RANDOM = "Weights are random: pictures and tables show the layout, numbers say nothing."
@@ -38,7 +38,7 @@ class Drawn:
 
     Attributes:
         missing: what could not be evaluated, and how to get it; one line each.
-        parts: its cells by setting.
+        parts: the study's cells by setting.
     """
 
     name: str
@@ -55,7 +55,7 @@ def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[s
     """One study, drawn for every setting of its cells.
 
     Args:
-        evidence: its cells; None: there are none.
+        evidence: the study's cells; None if there are none.
         missing: what could not be evaluated, and how to get it; one line each.
     """
     if evidence is None:
@@ -84,10 +84,10 @@ def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[s
 def sections(
     page: Sequence[Drawn], family: str = "claim", embedded: bool = False
 ) -> tuple[list[Section], list[Verdict]]:
-    """The sections of a page, ten questions and all verdicts first, and the verdicts.
+    """The sections of a page (first the ten questions, then all verdicts), and the verdicts.
 
     Args:
-        page: its studies. family: see `verdicts.judge`. embedded: the network is patchwork_vit.
+        page: drawn studies. family: see `verdicts.judge`. embedded: the network is patchwork_vit.
     """
     judged = verdicts.judge([claim for study in page for claim in study.claims], family)
     of_studies = [
@@ -118,7 +118,7 @@ def _section(study: Drawn, judged: Sequence[Verdict]) -> Section:
 
 
 def _overview(page: Sequence[Drawn], judged: Sequence[Verdict]) -> Section:
-    """What became of each claim."""
+    """The section with the verdict on every claim of a page."""
     rows = [_row(verdict, with_study=True) for verdict in judged]
     tables = {"verdicts": verdicts.table(judged)}
     notes = [*_notes(judged), *_left_out(page)]
@@ -149,7 +149,7 @@ def _row(verdict: Verdict, with_study: bool = False) -> Row:
 
 
 def markdown(page: Sequence[Drawn], judged: Sequence[Verdict], embedded: bool = False) -> str:
-    """docs/verdicts.md: the verdicts of all studies as a table; ``embedded`` as in `sections`."""
+    """The text of docs/verdicts.md: all studies' verdicts as a table. Args as in `sections`."""
     notes = [*([EMBEDDED] if embedded else []), *_notes(judged), *_left_out(page)]
     rows = [{**verdict.cells, "verdict": f"**{verdict.answer}**"} for verdict in judged]
     text = tables.markdown(

@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def cells(self) -> dict[str, str]:
-        """What tables show of it, by column."""
+        """What tables show of the verdict, by column."""
         claim = self.claim
         return {"study": claim.study, "setting": claim.setting, "claim": claim.text,
                 "verdict": self.answer, "standing": self.standing,
@@ -61,13 +61,13 @@ class Verdict:
 
     @property
     def departs(self) -> bool:
-        """Whether results are surely other than published."""
+        """Whether the results surely contradict a published claim."""
         return self.standing == TESTED and bool(self.claim.published) and self.answer == FAILS
 
     @property
     def beside_published(self) -> str:
-        """ "departs (1.6)", "agrees (1.6)", "made to (1.6)", "as above (1.6)", "open (1.6)"; "" for
-        no published claim."""
+        """How the verdict stands to the published claim: "departs (1.6)", "agrees (1.6)", "made to
+        (1.6)", "as above (1.6)" or "open (1.6)"; "" where no such claim is published."""
         if not self.claim.published:
             return ""
         answers = {HOLDS: "agrees", FAILS: "departs"} if self.standing == TESTED else {}
@@ -138,7 +138,7 @@ def _judged(claim: Claim, over_page: dict[tuple[str, ...], float] | None) -> Ver
 
 
 def _adjusted(tests: Sequence[Comparison]) -> dict[tuple[str, ...], float]:
-    """Key -> p after Holm over the different tests."""
+    """Key -> p, adjusted after Holm over all tests with different keys."""
     p = {test.key: test.p for test in tests}
     return dict(zip(p, map(float, multiple.holm(list(p.values()))), strict=True))
 

@@ -15,10 +15,10 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, charts, color, draw_floors
 
-SIDE = 2.2  # inches: of a chart whose points have names
-FONT = 4.5  # points: of these names
+SIDE = 2.2  # inches: width and height of a chart whose points have names
+FONT = 4.5  # points: size of the letters of points' names
 STEPS = 14  # places to try above and below a point for its name
-# Of reference lines, else "-.".
+# Dashes of reference lines by name; all others have "-.".
 DASHES: dict[str, Any] = {
     "CSA": "--",
     "CSA (q + k)": "--",
@@ -44,11 +44,12 @@ def line(
 
     Args:
         parameter: a key such as "attention.temperature".
-        ends: variants that are places of this line by another name: vanilla at temperature 1.
-        **fixed: variant, or configuration keys with "__" for dots, and the value to select.
+        ends: place -> a variant that lies there under another name: vanilla at temperature 1.
+        **fixed: values to select (a tuple: any of them) by ``variant`` or by configuration key,
+            with "__" for dots.
     """
     table = pick(evidence, **fixed)
-    values = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
+    values = table.get(parameter, pd.Series(dtype=object))  # empty where no cell has the parameter
     places = {key: number(value) for key, value in values.items()}
     line = {place: str(key) for key, place in places.items() if place == place}
     others = {place: spec(evidence, variant=name) for place, name in (ends or {}).items()}
@@ -80,7 +81,7 @@ def spec(evidence: Evidence, **fixed: object) -> str | None:
 
 
 def specs(evidence: Evidence, *variants: str) -> tuple[str | None, ...]:
-    """`spec` of each of some variants."""
+    """`spec` of each of ``variants``."""
     return tuple(spec(evidence, variant=variant) for variant in variants)
 
 
@@ -93,7 +94,8 @@ def pair(evidence: Evidence, a: str = "csa", b: str = "vanilla") -> tuple[str, s
 def by_backbone(
     evidence: Evidence, cells: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, str]]:
-    """Backbone -> name -> spec, for every name whose values (as in `line`) a cell has."""
+    """Backbone -> name -> spec. ``cells`` has the values (as ``fixed`` in `line`) that select the
+    spec of each name; a name without a spec is left out."""
     grid = {}
     for backbone in evidence.df["backbone"].astype(str).unique():
         part = evidence.only(backbone=backbone)
@@ -111,7 +113,7 @@ def plot(
     """Draw mIoU x100 with its interval as a band, one line per name.
 
     Args:
-        lines: spec by place, by name. references: specs drawn as horizontal lines, by name.
+        lines: name -> place -> spec. references: name -> spec that is a horizontal line.
     """
     cells = evidence.cells
     for index, (name, places) in enumerate(lines.items()):
@@ -138,7 +140,7 @@ def curves(
     """One chart per parameter, side by side with one scale.
 
     Args:
-        panels: lines (see `plot`) by the axis' title.
+        panels: title of the x axis -> lines, see `plot`.
         references: horizontal lines in every chart. log: titles with a logarithmic axis.
     """
     columns = 2 if len(panels) == 4 else min(3, len(panels))
@@ -166,7 +168,7 @@ def _legend(figure: Figure, axes: Sequence[Any]) -> None:
         entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
         alone = sum(handle.get_linestyle() == "-" for handle, _ in entries) == 1 and len(axes) > 1
         for handle, label in entries:
-            if not (alone and handle.get_linestyle() == "-"):  # its axis says what it is
+            if not (alone and handle.get_linestyle() == "-"):  # the axis names a chart's only line
                 handles.setdefault(label, handle)
     longest = max(map(len, handles), default=1)
     columns = max(1, int(figure.get_size_inches()[0] / max(1.6, 0.5 + 0.065 * longest)))
@@ -177,16 +179,16 @@ def _legend(figure: Figure, axes: Sequence[Any]) -> None:
 
 
 def swept(df: pd.DataFrame) -> list[str]:
-    """The parameters with values in an order of which some variant has several, all else equal."""
+    """Parameters of which some variant has several values on an axis (`number`), all else equal."""
     table = df.drop_duplicates("spec")
     names = [str(c) for c in table if "." in str(c) and not str(c).endswith("seed")]
     return [name for name in names if lines_of(table, name)]
 
 
 def lines_of(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
-    """The rows of ``table`` that differ in ``x`` alone, at least two values of it each.
+    """Groups of rows of ``table`` that differ in ``x`` alone and have two values of it or more.
 
-    Column "place" is the value's place on the axis, "line" the variant without this parameter.
+    Column "place" is the value's place on the axis, "line" the variant's label without ``x``.
     """
     group, _, parameter = x.partition(".")
     names = [name for name in ("backbone", "dataset", "protocol") if name != group]
@@ -234,7 +236,7 @@ def curve(
     title = x.split(".", 1)[1].replace("_", " ")
     figure = curves(evidence, {title: lines}, log=[title] if log else [])
     ticks = {row["place"]: row[x] for table in tables for _, row in table.iterrows()}
-    if len(ticks) <= 8:  # as they were typed: "3/12" is no .25
+    if len(ticks) <= 8:  # values as they were typed: "3/12", not 0.25
         texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
         figure.axes[0].set_xticks(list(ticks), texts)
     figure.set_label(f"mIoU x100 against {x}, with its 95 % interval over photos")
@@ -242,7 +244,7 @@ def curve(
 
 
 def without(label: str, parameter: str) -> str:
-    """A label without one parameter: "csa" of "csa(temperature=2.0)" and "temperature"."""
+    """A label without one parameter: "csa(temperature=2.0)" without "temperature" is "csa"."""
     rest = re.sub(rf"([(,]\s*){re.escape(parameter)}=[^,()\[\]]*", r"\1", label)
     rest = re.sub(r",\s*(?=[,)])", "", rest)
     return re.sub(r"\(\s*,?\s*", "(", rest).replace("()", "")
@@ -258,7 +260,7 @@ def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
     points = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([x, y])))
     line, dot = FONT * 1.1 / 72 / SIDE, 0.07 / SIDE
     dots = np.concatenate([points - dot / 2, points + dot / 2], axis=1)
-    taken = list(dots)  # left, low, right, high
+    occupied = list(dots)  # left, low, right, high
     # A name may stand on either side of its point, up to so many steps above or below it.
     steps, is_left = np.repeat(np.arange(-STEPS, STEPS + 1), 2), np.tile([0, 1], 2 * STEPS + 1)
     for index in np.argsort(-points[:, 1], kind="stable"):
@@ -269,12 +271,12 @@ def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
         )
         boxes = np.concatenate([corners, corners + np.array([width, line])], axis=1)
         outside = np.maximum(-boxes[:, :2], boxes[:, 2:] - 1).max(axis=1).clip(min=0)
-        left_low, right_high = np.split(np.array(taken), 2, axis=1)
+        left_low, right_high = np.split(np.array(occupied), 2, axis=1)
         shared = np.minimum(boxes[:, None, 2:], right_high) - np.maximum(corners[:, None], left_low)
         covered = shared.clip(min=0).prod(axis=2).sum(axis=1)
         cost = 300 * outside + 400 * covered / (width * line) + np.abs(steps) + is_left
         best = int(cost.argmin())
-        taken.append(boxes[best])
+        occupied.append(boxes[best])
         edge, side = (boxes[best, 2], "right") if is_left[best] else (boxes[best, 0], "left")
         middle = (boxes[best, 1] + boxes[best, 3]) / 2
         moved = abs(middle - v) > line

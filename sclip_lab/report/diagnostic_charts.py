@@ -1,4 +1,4 @@
-"""Charts of diagnostics: what each variant has of every measure."""
+"""Charts of diagnostics: the value of every measure for each variant."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sclip_lab.results.store.spec_labels import labels
 
 ROW_SUM = "not between row sums"
 GOOD = {"high": "right is good", "low": "left is good"}
-ZERO = 1e-3  # of the longest bar: what cannot be seen
+ZERO = 1e-3  # share of the longest bar below which a bar cannot be seen
 COLUMNS = 3  # charts side by side
-ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar
+ROW, BAR = 0.85, 0.17  # inches: height of a row of charts without bars, and of one bar
 
 
 def diagnostics(df: pd.DataFrame) -> Figure:
     """Mean of every measure per variant with a 95 % interval, and one dot per image.
 
-    The axis says which direction is good, where that is known. A measure that is the control of
-    another is the dotted line in its chart, not a chart.
+    The axis says which direction is good, where that is known. A measure that is another's control
+    has no chart of its own: its mean is the dotted line in the other's chart.
 
     Args:
         df: from `results.diagnostics`: spec, attention, image, measure, value.
@@ -49,7 +49,7 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str]) -> Figure:
 
 
 def _undefined(df: pd.DataFrame) -> str:
-    """Which of these measures are not defined on how many photos, and where they are not."""
+    """How often each measure of ``df`` is undefined, and where, in words; "" if none ever is."""
     counts = df.attrs.get("undefined", {})
     notes = []
     for measure in df["measure"].astype(str).unique():
@@ -61,9 +61,9 @@ def _undefined(df: pd.DataFrame) -> str:
 
 
 def pages(df: pd.DataFrame, variants: int = 20) -> list[Figure]:
-    """`diagnostics` in pictures that a screen can show.
+    """`diagnostics` as several figures, each of which fits on a screen.
 
-    Args: df: from `results.diagnostics`. variants: in one picture.
+    Args: df: from `results.diagnostics`. variants: at most so many in one figure.
     """
     names = list(_variants(df).items())
     df = _with_charts(df)
@@ -80,9 +80,9 @@ def pages(df: pd.DataFrame, variants: int = 20) -> list[Figure]:
 
 
 def _with_charts(df: pd.DataFrame) -> pd.DataFrame:
-    """The rows with ``variant`` (the spec) and ``chart``, the title of the chart that they belong
-    in: the measure, and its data set where there are several; "" for a control of another measure
-    that is there too."""
+    """Add the columns ``variant`` (the spec) and ``chart``, the title of the row's chart: the
+    measure, and the data set where there are several. ``chart`` is "" for a measure that is the
+    control of another one in ``df``."""
     measure = df["measure"].astype(str)
     controls = {MEASURES[name].control for name in measure.unique() if name in MEASURES}
     title = measure.str.replace("_", " ")
@@ -116,7 +116,7 @@ def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
 
 
 def _control(ax: Axes, df: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """The mean of a measure's control as a line."""
+    """Draw the mean of a measure's control as a dotted line, where the control was measured."""
     measure = MEASURES.get(str(rows["measure"].iloc[0]))
     if measure is None or measure.control is None:
         return
@@ -129,6 +129,6 @@ def _control(ax: Axes, df: pd.DataFrame, rows: pd.DataFrame) -> None:
 
 
 def _variants(df: pd.DataFrame) -> dict[str, str]:
-    """Unique names by spec, in order: specs are never told apart by their label."""
+    """Map each spec to a unique name, in order. (Several specs may have the same label.)"""
     table = df.drop_duplicates("spec")
     return dict(zip(table["spec"].astype(str), labels(table), strict=True))

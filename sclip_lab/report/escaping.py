@@ -1,4 +1,4 @@
-"""Names in HTML, LaTeX, markdown and file names: a stranger's label is text and nothing else."""
+"""Escape names for HTML, LaTeX, markdown and file names, so that any label is text, never code."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ _MARKDOWN = {"\\": "\\\\", "|": "\\|", "`": "\\`", "<": "&lt;", "](": "]\\("}
 
 
 def one_line(text: str) -> str:
-    """Line breaks, which end a row of a table, and other invisible letters as blanks."""
+    """Replace line breaks, which end a row of a table, and other unprintable signs by blanks."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def html(text: str) -> str:
-    """As an element's text or a quoted attribute."""
+    """Escape a text for an HTML element or a quoted attribute."""
     return markup.escape(one_line(text))
 
 
 def latex(text: str) -> str:
-    """As text of a cell."""
+    """Escape a text for a cell of a LaTeX table."""
     return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
 
 
 def markdown(text: str) -> str:
-    """As a cell of a table."""
+    """Escape a text for a cell of a markdown table."""
     for sign, code in _MARKDOWN.items():
         text = text.replace(sign, code)
     return one_line(text)
 
 
 def file_name(name: str) -> str:
-    """As a file's name without its ending: letters, digits, ``_``, ``.`` and ``-``."""
+    """Turn a name into a file's name without ending: letters, digits, ``_``, ``.`` and ``-``. A
+    long name is cut and gets a digest."""
     text = name.encode("utf-8", "replace")
     plain = re.sub(r"[^\w.-]+", "_", text.decode()).lstrip(".") or "_"
     if len(plain.encode()) <= _LONGEST:

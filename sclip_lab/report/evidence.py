@@ -1,5 +1,5 @@
-"""What is known of a set of cells: scores, intervals, pictures; and where it was just computed,
-the cells themselves. All studies and reports are functions of this."""
+"""What is known of a set of cells: scores, intervals, pictures; and, where the cells were just
+computed, their `Spec`. All studies and reports are functions of an `Evidence`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sclip_lab.results.store.spec_labels import labels
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
-DIGITS = 6  # of a digest in a name
+DIGITS = 6  # of a digest that is part of a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +27,15 @@ class Evidence:
     """Cells of one or several settings.
 
     Attributes:
-        df: rows of `results.load`, on images that all cells of a data set have.
+        df: rows of `results.load`.
         measured: rows of `results.diagnostics`. layers: the same by layer and head.
-        pictures: of `sclip_lab.results.store.picture_files.load`.
-        specs: the cells by the beginning of their key, as in ``df["spec"]``; empty where only a
-            store is at hand, and what needs the network is left out.
-        options: what was typed for a study, such as ``image`` and ``points``.
+        pictures: from `sclip_lab.results.store.picture_files.load`.
+        specs: the cells' `Spec` by the beginning of their key, as in ``df["spec"]``. Empty where
+            only a store is at hand: then reports leave out what needs the network.
+        options: a study's options on the command line, such as ``image`` and ``points``.
         whole: how many images each data set has.
-        bootstrap: of ``df``, or of all that it is a part of; made when it is needed.
+        bootstrap: makes `comparisons` when first needed, from ``df`` or from a larger evidence
+            that this one is a part of; None: from ``df``.
     """
 
     df: pd.DataFrame
@@ -49,7 +50,7 @@ class Evidence:
 
     @cached_property
     def comparisons(self) -> Comparisons:
-        """The one bootstrap of all tables, figures and claims."""
+        """The bootstrap that all tables, figures and claims share."""
         return Comparisons(self.df) if self.bootstrap is None else self.bootstrap()
 
     @cached_property
@@ -60,8 +61,8 @@ class Evidence:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """The summary with a unique ``name``, the ``variant`` (its file's name), and the value of
-        every configuration key, whether it differs or not; index: spec."""
+        """The summary with a unique ``name``, the ``variant`` (the label without parameters), and
+        the value of every configuration key, whether it differs or not; index: spec."""
         table = self.summary
         configs = table.attrs.get("configs", {})
         flat = pd.DataFrame(
@@ -96,7 +97,7 @@ class Evidence:
         return rows.pivot_table(index="image", columns="spec", values="value", observed=True)
 
     def only(self, **chosen: str) -> Evidence:
-        """The part with these values of columns such as dataset and backbone."""
+        """The part with these values of columns of ``df``, such as dataset and backbone."""
         cells = self.df.drop_duplicates("spec")
         is_chosen = (cells[list(chosen)].astype(str) == list(chosen.values())).all(axis=1)
         return self.of(sorted(cells["spec"][is_chosen].astype(str)))
@@ -124,10 +125,11 @@ class Evidence:
         )
 
     def by_photos(self) -> dict[str, Evidence]:
-        """The parts whose cells were evaluated on the same photos, by a unique name of these.
+        """Split into parts whose cells were evaluated on the same photos, by a name of the photos.
 
-        The name is the data set's. Where one data set has several sets of photos, their split and
-        number follow, and then whatever else is needed: the beginning of their digest, a count.
+        The name is the data set's. Where one data set has several sets of photos, the split and
+        number of photos follow, and if names are still equal the beginning of the photos' digest,
+        then "set 1", "set 2" and so on.
         """
         members: dict[int, list[str]] = {}
         for spec, number in photo_sets(self.df).items():
@@ -151,7 +153,7 @@ class Evidence:
         return dict(zip(names, parts, strict=True))
 
     def on_common_images(self) -> Evidence:
-        """On the images that all specs of a data set have, so that each pair can be compared."""
+        """Keep only images that all specs of a data set have, so that each pair can be compared."""
         parts = []
         for _, rows in self.df.groupby("dataset", observed=True, sort=False):
             specs_of_image = rows.groupby("image", observed=True)["spec"].transform("nunique")
@@ -162,7 +164,7 @@ class Evidence:
 
     @property
     def part(self) -> str:
-        """ "16 of 64 images" where a score is over part of a data set, else ""."""
+        """ "16 of 64 images of voc21" where scores are over a part of a data set, else ""."""
         parts = []
         for dataset, rows in self.df.groupby("dataset", observed=True, sort=False):
             count, whole = rows["image"].nunique(), self.whole.get(str(dataset))

@@ -25,9 +25,9 @@ from sclip_lab.results.table.support import FEW
 
 Page = TypeVar("Page")
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-_OWN = {"vanilla": 0, "maskclip": 1, "csa": 2}  # one colour each in all charts
-# Names are drawn as they are: "$5" is no formula. A title keeps its place, which matplotlib would
-# search for anew with each drawing.
+_OWN = {"vanilla": 0, "maskclip": 1, "csa": 2}  # one colour of `COLORS` each, in all charts
+# Names are drawn as they are: "$5" is no formula. Titles have a fixed place, for which matplotlib
+# would search with each drawing.
 PLAIN: Any = {"text.parse_math": False, "axes.titley": 1.0}
 STYLE = {
     "axes.labelsize": 8,
@@ -51,7 +51,7 @@ def color(name: str, index: int) -> str:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Fonts and axes of all charts."""
+    """Use the fonts and axes of all charts in the body of a ``with``."""
     ticks, paper = sns.axes_style("ticks"), sns.plotting_context("paper", rc=STYLE)
     with ticks, paper, rc_context(PLAIN):
         yield
@@ -61,7 +61,7 @@ def style() -> Iterator[None]:
 def charts(
     size: tuple[float, float], count: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with so many charts, for the body of a ``with``, in the style of all.
+    """A figure with ``count`` charts, and the charts, for the body of a ``with``, in `style`.
 
     Args:
         size: width and height in inches. columns: charts side by side.
@@ -87,7 +87,7 @@ def interval_bars(ax: Axes, places: Sequence[float], table: pd.DataFrame, **look
 
 
 def heat_map(ax: Axes, table: pd.DataFrame, **looks: Any) -> None:
-    """seaborn's, with the name of every row and column."""
+    """Draw seaborn's heat map, with the name of every row and column."""
     sns.heatmap(table, ax=ax, xticklabels=True, yticklabels=True, annot_kws={"fontsize": 6},
                 **looks)  # fmt: skip
     ax.set(xlabel="", ylabel="")
@@ -97,9 +97,9 @@ def heat_map(ax: Axes, table: pd.DataFrame, **looks: Any) -> None:
 
 
 class Figure(matplotlib.figure.Figure):
-    """matplotlib's figure, as a picture at the end of a notebook cell.
+    """matplotlib's figure, which Jupyter shows as a picture at the end of a notebook cell.
 
-    Jupyter draws pyplot's figures only; these are nobody's until someone saves or shows them.
+    By itself, Jupyter draws only figures that were made with pyplot, and this one was not.
     """
 
     def _repr_png_(self) -> bytes:
@@ -109,14 +109,14 @@ class Figure(matplotlib.figure.Figure):
 
 
 class Later(Mapping[str, Figure]):
-    """Figures by file name that are made when they are first looked at, so that each of several
-    processes makes its own. Each of the ``makers`` gives some."""
+    """Figures by file name that are made at the first access, so that several processes can each
+    make some of them. Each of the ``makers`` returns some of the figures by name."""
 
     def __init__(self, *makers: Callable[[], Mapping[str, Figure]]) -> None:
         self.makers = makers
 
     def named(self, tail: str) -> Later:
-        """The same figures with a tail to their names."""
+        """The same figures, with ``tail`` at the end of each name."""
         return Later(
             *(lambda m=make: {f"{n}{tail}": f for n, f in m().items()} for make in self.makers)
         )
@@ -143,12 +143,12 @@ def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
 
 
 def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
-    """Grey lines at the scores that need no network, where a table is of one data set.
+    """Draw grey lines at the scores that need no network, if a table is of one data set.
 
     Args: table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
 
     Returns:
-        what the lines are, in words; "" without any.
+        what the lines are, in words; "" if none is drawn.
     """
     datasets = table["dataset"].astype(str).unique()
     floor_scores = table.attrs.get("floors", {}).get(datasets[0], {}) if len(datasets) == 1 else {}
@@ -174,7 +174,7 @@ def bars(df: pd.DataFrame, sort: bool = False, table: pd.DataFrame | None = None
 
 
 def bar_pages(table: pd.DataFrame) -> list[Figure]:
-    """`bars` of a `results.summary`, as many variants in a picture as a screen can show."""
+    """`bars` of a `results.summary` as several figures, each of which fits on a screen."""
     groups = _by_dataset(table)
     longest = max(len(rows) for rows in groups.values())
     pages = []
@@ -189,7 +189,7 @@ def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFra
     groups = {}
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
-        if sort:  # oracles have no place among methods
+        if sort:  # oracles are not ranked: they come last
             rows = rows.sort_values(["oracle", "miou"], ascending=[True, False])
         groups[str(dataset)] = rows
     return groups
@@ -233,9 +233,9 @@ def _bars(ax: Axes, table: pd.DataFrame) -> None:
 def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
     """Heatmap of IoU x100, variants by classes, in strips of at most 40 classes.
 
-    In brackets behind each class: how many photos have it; grey where these are few. Classes
-    without a pixel in the truth are left out: their IoU is 0 or nothing. The cells of up to 25
-    classes hold their numbers.
+    In brackets behind each class: how many photos have it, in grey where these are few. Classes
+    without a pixel in the truth are left out: their IoU is 0 or not defined. Numbers are written
+    into strips of up to 25 classes.
 
     Args:
         df: from `results.load`. summary: its `results.summary` if there is one already.
@@ -245,7 +245,7 @@ def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
 
 
 def per_class_pages(df: pd.DataFrame, summary: pd.DataFrame) -> list[Figure]:
-    """`per_class` in pictures that a screen can show."""
+    """`per_class` as several figures, each of which fits on a screen."""
     pages: list[list[tuple[str, pd.DataFrame]]] = []
     room, strips = 0.0, _strips(df, summary)
     for dataset, strip in strips:
@@ -261,7 +261,7 @@ def per_class_pages(df: pd.DataFrame, summary: pd.DataFrame) -> list[Figure]:
 
 
 def _strips(df: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Data set, and IoU x100 of its variants by at most so many of its classes."""
+    """Strips: each a data set and IoU x100 of its variants by at most `_STRIP` of its classes."""
     scores, support = results.iou(df).astype({"spec": str}), results.support(df)
     strips: list[tuple[str, pd.DataFrame]] = []
     for dataset, table in summary.groupby("dataset", observed=True, sort=False):
@@ -315,7 +315,7 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
 
 
 def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure:
-    """mIoU x100 with 95 % intervals.
+    """Bars of mIoU x100 with 95 % intervals, in groups.
 
     Args: grid: group -> variant -> spec.
     """
@@ -333,7 +333,7 @@ def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
         draw_floors(ax, evidence.summary)
-        longest = max(map(len, ax.get_legend_handles_labels()[1]))  # the floors' names too
+        longest = max(map(len, ax.get_legend_handles_labels()[1]))  # floors are in the legend too
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure

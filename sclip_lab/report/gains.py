@@ -12,7 +12,7 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.tables import captioned
 from sclip_lab.results.table.support import FEW
 
-# Between these lie the sizes of a class: shares of its photo that it covers.
+# Limits of groups of sizes: the share of a photo that a class covers.
 SIZES = [0.0, 0.05, 0.2, 0.5, 1.01]
 
 
@@ -75,7 +75,7 @@ def per_size(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
 
 
 def per_photo(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
-    """mIoU of both cells on each photo by itself; index image, columns a, b, gain; worst first."""
+    """mIoU of both cells on each photo by itself: index image, columns a, b, gain (ascending)."""
     scores = results.miou(evidence.of([a, b]).df, ["spec", "image"]).unstack("spec")
     scores.columns = scores.columns.astype(str)
     table = pd.DataFrame({"a": scores[a], "b": scores[b], "gain": scores[a] - scores[b]})

@@ -26,7 +26,7 @@ from sclip_lab.report.tables import PLAIN, P, texts
 COMPRESSION = 3  # of PNG: half the time of zlib's usual 6, 4 % more bytes
 PDF_DPI = 200  # of photos within a PDF; lines have none
 PNG_DPI = 150
-WIDE = 1600  # pixels: what a screen shows of a picture
+WIDE = 1600  # pixels: largest width of a PNG, about that of a screen
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Section:
     """A part of the report.
 
     Attributes:
-        name: of its files and its anchor. title, question: in words.
-        notes: lines below the question, such as which part of the data was seen.
+        name: the section's anchor. title, question: in words.
+        notes: lines below the question, such as which part of the data scores are over.
         rows: lines of words, shown as one table without the columns that are empty everywhere.
         tables, figures: by file name.
         files_only: names of tables that the page does not show.
@@ -72,12 +72,13 @@ def write(
     processes: int = 1,
     lead: Sequence[str] = (),
 ) -> list[Path]:
-    """Write index.html, and below ``out`` every figure as PNG and PDF, every table as CSV and TeX.
+    """Write index.html, every figure as PNG and PDF, and every table as CSV and TeX into ``out``.
 
     Args:
         sections: in order. out: made if it is not there.
-        title: of the page. notes: lines below it. lead: the result, in large letters below these.
-        processes: how many draw; several are copies of this one, so not while threads are at work.
+        title: of the page. notes: lines below the title.
+        lead: the result, in large letters below the notes.
+        processes: how many draw. They are forked, which is not safe while threads are at work.
 
     Returns:
         the files, index.html first.
@@ -116,7 +117,7 @@ def write(
 
 Drawing = tuple[str, str, bytes, bytes]  # name, caption, PNG, PDF
 Maker = Callable[[], Mapping[str, Figure]]
-_makers: list[Maker] = []  # of a copy of this process
+_makers: list[Maker] = []  # set in each forked process
 
 
 def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]]:
@@ -183,7 +184,7 @@ def latex(table: pd.DataFrame, name: str = "") -> str:
 
 
 def numbers(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as a csv holds it: fractions x100, which their column's name says."""
+    """A table for a CSV file: fractions are x100, and the names of their columns say so."""
     plain = {*table.attrs.get("plain", PLAIN), P}
     scaled = {
         str(name): f"{name} x100"
@@ -194,8 +195,8 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _styled(table: pd.DataFrame, escape: Callable[[str], str], css: str) -> Styler:
-    """``table.attrs["bold"]`` says by column which entries are bold; ``table.attrs["caption"]`` is
-    printed above."""
+    """The texts of a table, escaped. ``table.attrs["bold"]`` says by column which entries are bold;
+    ``table.attrs["caption"]`` is the caption."""
     styler = texts(table).map(escape).rename(columns=escape).style.hide(axis="index")
     for name, marked in table.attrs.get("bold", {}).items():
         bold = [css if mark else "" for mark in marked]

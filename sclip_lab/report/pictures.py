@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
     from sclip_lab.segmentation.windows import Axis
 
-# Okabe and Ito's colours, then the ones furthest from all before them in CIELAB, also as seen
-# without green cones.
+# Okabe and Ito's colours; each further one is the furthest in CIELAB from all before it, also as
+# seen without green cones.
 PALETTE = [
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#0000FF",
     "#00FF87", "#000F87", "#69000F", "#A55AFF", "#4B0F4B", "#A5874B", "#A50087",
 ]  # fmt: skip
-SIDE_BY_SIDE = 6  # pictures of a panel; more variants go on in the next row
+SIDE_BY_SIDE = 6  # pictures in a row of a panel; the others go on in the next row
 LETTER = 0.06  # inches: width of a letter of a title
 BACKGROUND, OTHER = "#CCCCCC", "#555555"
 FONT: Any = {
@@ -97,7 +97,7 @@ def panel(
 
 
 def photo_miou(item: Picture, prediction: Prediction) -> float:
-    """mIoU of one prediction over the classes of its photo's truth or prediction, a fraction; NaN
+    """mIoU, a fraction, of one photo over the classes that its truth or the prediction shows; NaN
     for a photo of ignored pixels alone."""
     count = len(item.class_names)
     rows = metrics.count(prediction.prediction, item.mask, count, item.ignore_index)
@@ -108,7 +108,7 @@ def photo_miou(item: Picture, prediction: Prediction) -> float:
 
 
 def _corner(ax: Axes, score: float) -> None:
-    """A score in the lower right corner of a picture."""
+    """Write a score x100 into the lower right corner of a picture."""
     if not np.isnan(score):
         ax.text(
             0.98, 0.03, f"{100 * score:.0f}", transform=ax.transAxes, ha="right", va="bottom",
@@ -119,12 +119,12 @@ def _corner(ax: Axes, score: float) -> None:
 def attention_maps(pictures: Sequence[Picture], largest: float = 0.85) -> Figure:
     """Where the patch under each chosen point looks: a column per point, a row per variant.
 
-    The top row shows the photo, the point and the sliding window it was seen in. Maps are averaged
-    over heads and scaled to their own maximum. A variant that has no single map says so.
+    The top row shows the photo, the point and the sliding window that holds the point. Maps are
+    averaged over heads, each scaled to its own maximum. "no single map" stands for a missing map.
 
     Args:
         pictures: from `sclip_lab.results.store.picture_files.load`.
-        largest: height of a map in inches where there is room.
+        largest: largest height of a map in inches; many points make maps smaller.
 
     Raises:
         LabError: if no picture holds points.
@@ -163,9 +163,10 @@ def _grid(
     left: float = 0.03,
     bottom: float = 0.03,
 ) -> tuple[Figure, npt.NDArray[Any]]:
-    """A figure of pictures of given sizes in inches, with room left, below and above each row.
+    """A figure with a grid of axes of given sizes, with margins ``left`` and ``bottom`` and room
+    ``above`` each row; all in inches.
 
-    Placed by hand: matplotlib's layout engine needs half a minute for some hundred pictures.
+    The axes are placed by hand: matplotlib's layout engine takes half a minute for hundreds.
     """
     gap = 0.04
     size = (
@@ -186,7 +187,7 @@ def _grid(
 
 
 def _scale(figure: Figure, left: float) -> None:
-    """A colour bar below the maps."""
+    """Draw a colour bar below the maps."""
     width, height = figure.get_size_inches()
     box = (left / width, 0.3 / height, min(1.6, width - left - 0.1) / width, 0.08 / height)
     shades = ScalarMappable(cmap="inferno")
@@ -201,7 +202,7 @@ def _check(pictures: Sequence[Picture]) -> None:
 
 
 def _folded(label: str, width: float = 9.0) -> str:
-    """Parameters under the variant's name, one a line, each cut into lines of so many inches."""
+    """A label with its parameters below the name, one a line, wrapped at ``width`` inches."""
     name, bracket, rest = label.partition("(")
     lines = [*name.split(" · "), *(rest.rstrip(")").split(", ") if bracket else [])]
     letters = int(width / LETTER)
@@ -212,8 +213,8 @@ def _folded(label: str, width: float = 9.0) -> str:
 
 
 def class_colors(pictures: Sequence[Picture], max_classes: int = len(PALETTE)) -> dict[str, str]:
-    """Colours by class, in the order of the legend: of the classes largest in the truth, then in
-    predictions."""
+    """Colours by class, in the order of the legend: background, which is grey, then the classes
+    with most pixels in the truth, then those with most pixels in predictions alone."""
     truth, guess = Counter[str](), Counter[str]()
     for item in pictures:
         truth += _pixels(item, item.mask)
@@ -223,12 +224,12 @@ def class_colors(pictures: Sequence[Picture], max_classes: int = len(PALETTE)) -
     ranked += sorted(guess.keys() - truth.keys(), key=lambda name: (-guess[name], name))
     plain = [name for name in ranked if name == "background"]
     colored = [name for name in ranked if name != "background"][:max_classes]
-    # More classes than colours share the grey of `OTHER`.
+    # Classes without a colour here are drawn in the grey `OTHER`.
     return dict.fromkeys(plain, BACKGROUND) | dict(zip(colored, PALETTE, strict=False))
 
 
 def _pixels(item: Picture, labels: npt.NDArray[np.uint8]) -> Counter[str]:
-    """How many pixels have each class; not those that are ignored."""
+    """The number of pixels of each class, without ignored pixels."""
     counts = zip(*np.unique(labels, return_counts=True), strict=True)
     return Counter(
         {
@@ -292,7 +293,7 @@ def _mark(ax: Axes, item: Picture, index: int) -> None:
 
 
 def _photo(ax: Axes, image: npt.NDArray[np.uint8]) -> None:
-    """A photo in its own pixels' coordinates, thinned to what a small picture can show."""
+    """Draw a photo in its own pixels' coordinates, thinned to what a small picture can show."""
     height, width = image.shape[:2]
     step = max(1, min(height, width) // 200)
     ax.imshow(image[::step, ::step], extent=(-0.5, width - 0.5, height - 0.5, -0.5))
@@ -315,7 +316,7 @@ def _map(ax: Axes, item: Picture, prediction: Prediction | None, index: int) -> 
 
 
 def _ring(ax: Axes, point: npt.NDArray[np.int32]) -> None:
-    """The point, without hiding the patch under it."""
+    """Draw a ring at a point, so that the patch under it stays visible."""
     ax.plot(point[1], point[0], "o", ms=6, mfc="none", mec="black", mew=2.4)
     ax.plot(point[1], point[0], "o", ms=6, mfc="none", mec="#56B4E9", mew=1.2)
 
@@ -332,7 +333,7 @@ def _bare(ax: Axes, item: Picture) -> None:
 def labelled(
     image: np.ndarray, labels: np.ndarray, names: Sequence[str], palette: np.ndarray
 ) -> Figure:
-    """Photo, and photo under its labels, with shares in the legend.
+    """A photo, and beside it the photo with its labels in colour; the legend has their shares.
 
     Args:
         image: (height, width, 3) uint8. labels: (height, width) indices into ``names``.
@@ -360,14 +361,14 @@ def attention_over_photo(
 ) -> list[np.ndarray]:
     """Where the patch under each point looks, in all windows that hold the point.
 
-    A weight is the mean over heads and over those windows that hold both the point and the place.
+    A pixel's weight is the mean over heads and over the windows that hold both pixel and point.
 
     Args:
         spec: network, variant and protocol. image: (height, width, 3) uint8.
         points: row, column in pixels of the photo.
 
     Returns:
-        per point (height, width) float32; NaN where no window sees both, or everywhere for a
+        per point (height, width) float32; NaN where no window holds both, or everywhere for a
         variant without a single map.
     """
     from sclip_lab.segmentation.pipeline import encode_photo
@@ -399,10 +400,11 @@ def attention_over_photo(
 def _patch_of_pixels(
     axis: Axis, start: int, factor: float, size: int
 ) -> npt.NDArray[np.signedinteger]:
-    """The patch of a window under each of ``size`` pixels along one axis; none outside of it.
+    """Index along one axis of a window's patch under each of a photo's ``size`` pixels; outside of
+    the window it is negative or too large.
 
     Args:
-        start: of the window, in resized pixels. factor: pixels of the photo in one of these.
+        start: of the window, in resized pixels. factor: pixels of the photo in a resized pixel.
     """
     pixels = (np.arange(size) + 0.5) / factor - (start - axis.before)
     return np.floor(pixels / (axis.seen / axis.cells)).astype(int)

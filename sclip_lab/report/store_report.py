@@ -30,13 +30,13 @@ SHEET = 8  # variants on one sheet of attention maps
 TILES = 12  # pictures on one sheet of predictions: photo, truth and variants
 USUAL = "vanilla"
 ALPHA = 0.05
-CLOSE = 3  # names of cells that are not surely below the best, in the result's sentence
+CLOSE = 3  # so many cells that are not surely below the best are named in `result`
 
 
 def select(
     store: Path, where: Mapping[str, Sequence[str]], sweep: str | None = None
 ) -> tuple[list[str] | None, dict[str, dict[str, str]]]:
-    """Which cells fit, and what the selection calls them.
+    """Find the cells of a selection, and the names that the selection uses for them.
 
     Args:
         store: the folder.
@@ -58,7 +58,7 @@ def select(
         return (list(names) if sweep is not None else None), names
     facts = results.specs(store).set_index("key", drop=False)
     keys = [key for key in facts.index if not names or key in names]
-    # A row for each name of a cell; in a sweep it has one.
+    # A row for each name of a cell; in a sweep a cell has one name.
     table = pd.DataFrame(
         [
             {**facts.loc[record["key"]], **cell}
@@ -76,7 +76,8 @@ def select(
         fits = [any(fnmatchcase(value, p) for p in patterns) for value in values]
         table = table[fits]
     if table.empty:
-        raise LabError(f"no cell of {store} fits all of {', '.join(where)}")
+        chosen = "; ".join(f"{column}={','.join(patterns)}" for column, patterns in where.items())
+        raise LabError(f"no cell of {store} fits all of {chosen}")
     table = table.drop_duplicates("key")
     names = {str(key): {name: str(row[name]) for name in NAMES[1:]}
              for key, row in table.set_index("key").iterrows()}  # fmt: skip
@@ -86,7 +87,7 @@ def select(
 def read(
     store: Path, where: Mapping[str, Sequence[str]] | None = None, sweep: str | None = None
 ) -> Evidence:
-    """What a store has of a selection (see `select`)."""
+    """Read what a store holds of the selected cells (see `select`)."""
     keys, names = select(store, where or {}, sweep)
     df = results.load(store, keys, names=names)
     return Evidence(df, results.diagnostics(store, keys), picture_files.load(store, keys))
@@ -125,7 +126,7 @@ def sections(
             *([compared[name]] if name in compared else []),
             *_drawn(part, images),
         ]
-        if len(parts) > 1:  # of one set of photos the page's own lead says it
+        if len(parts) > 1:  # for a single set of photos the page's lead has the result
             of_part[0] = replace(of_part[0], notes=[result(part, name)])
             of_part = [_of_photos(section, name) for section in of_part]
         page_sections += of_part
@@ -137,7 +138,7 @@ def _has_usual(part: Evidence) -> bool:
 
 
 def _of_photos(section: Section, photos: str) -> Section:
-    """A section whose title, anchor and files say which photos it is about."""
+    """The section with the photos' name added to its title, its anchor and its files."""
     tail = f"_{escaping.file_name(photos)}"
     return replace(
         section,
@@ -151,8 +152,8 @@ def _of_photos(section: Section, photos: str) -> Section:
 def seeds(part: Evidence) -> pd.DataFrame | None:
     """Variants that were evaluated with several seeds and all else equal; None without any.
 
-    Columns: variant, seeds (how many), mIoU (mean over seeds), low, high (its interval over
-    photos), sd over seeds (of the scores); fractions.
+    Columns: variant, seeds (how many), mIoU (mean over seeds), low, high (interval of the
+    mean over photos), sd over seeds (of the scores); fractions.
     """
     rows = []
     names = [str(c) for c in part.summary if str(c).startswith("attention.")]
@@ -177,7 +178,7 @@ def seeds(part: Evidence) -> pd.DataFrame | None:
 
 
 def _drawn(part: Evidence, images: int) -> list[Section]:
-    """Sections of figures: curves, diagnostics, pictures."""
+    """Sections on seeds, curves, diagnostics and photos, without those that would be empty."""
     shown = []
     if (table := seeds(part)) is not None:
         shown.append(Section("seeds", "seeds", tables={"seeds": table}))
@@ -208,10 +209,10 @@ def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Secti
 
 
 def result(part: Evidence, place: str = "") -> str:
-    """What cells of the same photos show, in one sentence; oracles have no part in it.
+    """What cells of the same photos show, in a sentence or two; oracles are left out.
 
     Args:
-        part: the cells. place: what to call their photos; their number and data set otherwise.
+        part: the cells. place: name of their photos; "": their number and data set are named.
     """
     table = part.summary.assign(name=part.cells["name"].to_list())
     table = table[~table["oracle"].astype(bool)]
@@ -252,7 +253,7 @@ def _differences(part: Evidence, baseline: str) -> Section:
     except LabError as error:
         return Section("differences", title, notes=[str(error)])
     count = len(pairs)
-    # One adjustment of both, so that a p is below 5 % exactly where its interval excludes 0.
+    # Intervals and p are adjusted alike, so p is below 5 % exactly where its interval excludes 0.
     table = part.comparisons.of(pairs, 1 - ALPHA / count)
     columns = {
         "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
@@ -268,7 +269,7 @@ def _differences(part: Evidence, baseline: str) -> Section:
 
 
 def _pictures(part: Evidence, images: int) -> list[Callable[[], dict[str, Figure]]]:
-    """What makes each figure of photos."""
+    """Functions, each of which makes one figure of photos."""
     shown = [
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
         for p in list(part.pictures)[:images]
@@ -284,14 +285,14 @@ def _pictures(part: Evidence, images: int) -> list[Callable[[], dict[str, Figure
 
 
 def _name(part: Evidence, prediction: Prediction) -> str:
-    """A cell's name in pictures is its name in tables, unique among the cells of its photos."""
+    """A cell's name in tables, unique among the cells of its photos; else the picture's label."""
     is_scored = prediction.spec in part.cells.index
     return part.name(prediction.spec) if is_scored else prediction.label
 
 
 def _panels(shown: Sequence[Picture]) -> list[list[Picture]]:
-    """What is in each figure, of at most so many tiles: several photos of few variants, or a part
-    of many."""
+    """Pictures by figure, at most `TILES` tiles each: several photos with few variants, or photos
+    with a part of their many variants."""
     pages = []
     for sheet in _sheets(shown, TILES - 2):
         tiles = max(len(panel.predictions) for panel in sheet) + 2
@@ -301,7 +302,7 @@ def _panels(shown: Sequence[Picture]) -> list[list[Picture]]:
 
 
 def _sheets(shown: Sequence[Picture], variants: int) -> list[list[Picture]]:
-    """The same photos with so many variants at a time."""
+    """Sheets, each with all photos and at most ``variants`` of their predictions."""
     longest = max((len(p.predictions) for p in shown), default=0)
     sheets = [
         [replace(p, predictions=p.predictions[start : start + variants]) for p in shown]

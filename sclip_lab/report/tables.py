@@ -23,7 +23,7 @@ NO_INTERVAL = (
 )
 BOUNDS: dict[str, Any] = {"intervals": {"95 % interval": ("low", "high")}}
 PLAIN = ("rho", "seconds")  # columns that are no fractions
-SIGNED = ("difference", "gain")  # beginnings of columns that show their sign
+SIGNED = ("difference", "gain")  # columns whose names begin like this show their sign
 P = "p"  # the column of p-values
 
 
@@ -44,7 +44,7 @@ def cells(evidence: Evidence) -> pd.DataFrame:
 
 
 def captioned(rows: Any, caption: str, **attrs: Any) -> pd.DataFrame:
-    """A table with what a page says of it; ``attrs`` as in `texts` and `page.html`."""
+    """A table with a caption, and with ``attrs`` that `texts` and `page.html` read."""
     table = pd.DataFrame(rows)
     table.attrs.update(attrs, caption=caption)
     return table
@@ -52,7 +52,7 @@ def captioned(rows: Any, caption: str, **attrs: Any) -> pd.DataFrame:
 
 def is_bold(table: pd.DataFrame) -> pd.Series:
     """Which mIoU of a `results.summary` is printed bold: the best and what is not surely below it.
-    None on so few photos that nothing can be sure, and no oracle's."""
+    On fewer than `FEWEST_PHOTOS` photos none is, and no oracle's ever is."""
     return table["unbeaten"].astype(bool) & (table["images"] >= FEWEST_PHOTOS) & ~table["oracle"]
 
 
@@ -81,17 +81,17 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def texts(table: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as a reader wants them: columns of text.
+    """A table with its numbers as texts to read.
 
-    Column `P` holds p-values. Other floats are fractions and shown x100 with one decimal,
-    differences with their sign, except in columns named in ``table.attrs["plain"]``. Two columns of
-    bounds become one, as ``table.attrs["intervals"]`` says: name -> bounds.
+    Column `P` holds p-values. Floats of columns in ``table.attrs["plain"]`` get three digits; all
+    others are fractions, which get x100 and one decimal, and differences a sign. Two columns of
+    bounds become one, as ``table.attrs["intervals"]`` says: name of the one -> names of the two.
     """
     starts = {low: (name, high) for name, (low, high) in table.attrs.get("intervals", {}).items()}
     ends = {high for _, high in starts.values()}
     plain, sign, shown = table.attrs.get("plain", PLAIN), "", {}
     for name in map(str, table):
-        if name in starts:  # with the sign of what they are the bounds of
+        if name in starts:  # bounds get a sign if the column before them got one
             title, high = starts[name]
             bounds = zip(table[name], table[high], strict=True)
             shown[title] = ["" if np.isnan(low) else

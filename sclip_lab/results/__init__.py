@@ -1,9 +1,10 @@
 """The store as one tidy DataFrame: a row per (spec, image, true class, predicted class), pixels.
 
-Everything reported is a groupby of it: scores (`miou`, `iou`, `pixel_accuracy`), their intervals
-(`summary`, `bootstrap`), comparisons (`difference`, `differences`, `all_pairs`), several data sets
-(`mean_over_datasets`, `mean_differences`, `ranks`), what they rest on (`support`), what a
-prediction scores without a look at the photo (`floors`), and what goes with them (`relations`).
+Everything reported is a groupby of this table: scores (`miou`, `iou`, `pixel_accuracy`), their
+intervals (`summary`, `bootstrap`), comparisons (`difference`, `differences`, `all_pairs`), means
+over data sets (`mean_over_datasets`, `mean_differences`, `ranks`), photos per class (`support`),
+scores of predictions made without a look at the photo (`floors`), and correlations of diagnostics
+with scores (`relations`).
 Scores are fractions in [0, 1]; x100 is for display.
 """
 

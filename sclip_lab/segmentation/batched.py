@@ -2,8 +2,8 @@
 
 On a GPU a photo's readout takes less time than starting its kernels. Here the same few kernels
 stitch, threshold and count all photos of a batch, whatever their sizes: smaller photos are padded
-with zeros in the stitching matrices and with void in the masks. Nothing is fetched; the counts of
-all variants come to the host together.
+with zeros in the stitching matrices and with void in the masks. Nothing here waits for the device;
+the caller copies the counts of all variants to the host together.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def _padded(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def suits(readout: Readout, geometry: Geometry) -> bool:
-    """Whether a readout can be decided here.
+    """Whether `decide` can label photos with this readout.
 
-    It has neither a refinement nor a threshold that is found for each photo, and the stitched
-    logits of one photo may be in memory at once.
+    It can if the readout has neither a refinement nor a threshold that is found for each photo, and
+    if the stitched logits of one photo are at most `LARGEST` values.
     """
     alone = bool(readout.steps.refinements) or isinstance(readout.protocol.prob_threshold, Mapping)
     return not alone and math.prod(geometry.size) * len(readout.query_classes) <= LARGEST

@@ -40,7 +40,7 @@ from sclip_lab.segmentation.windows import Plan
 
 NOT_FINITE = "{} contain NaN or infinity; fp16 overflows where bf16 does not"
 Bands = Iterator[tuple[slice, Tensor]]
-# Differences of 1e-35 still count; larger ones may become -inf, which is also below 0.
+# Factor on differences to the largest logit: 1e-35 still counts, and -inf is below 0 as well.
 STEEP = 1e38
 
 
@@ -64,13 +64,13 @@ class Steps:
 
     @property
     def uses(self) -> frozenset[str]:
-        """What they are marked to read, see `sclip_lab.core.functions.uses`."""
+        """What the functions are marked to read, see `sclip_lab.core.functions.uses`."""
         functions = [self.score, *self.refinements, self.threshold]
         return used(function for function in functions if function is not None)
 
     @property
     def reads_text(self) -> bool:
-        """Whether any of them is given the text embeddings."""
+        """Whether any of the functions is given the text embeddings."""
         return self.summary is None or self.threshold is not None or self._refinement_takes("text")
 
     @property
@@ -85,7 +85,7 @@ class Steps:
 
     @property
     def refinements(self) -> list[partial[Tensor]]:
-        """Those of logits and those of labels."""
+        """The refinements of logits, then those of labels."""
         return [*self.of_logits, *self.of_labels]
 
     def _refinement_takes(self, name: str) -> bool:
@@ -138,7 +138,7 @@ class Readout:
 
     @cached_property
     def texts(self) -> Text | None:
-        """The texts for variants that read some."""
+        """The texts for variants that read texts; None if the network has no text tower."""
         return None if self.text is None else Text.of(self.text, self.auxiliary)
 
     @cached_property
@@ -198,10 +198,10 @@ class Readout:
         """(height, width) labels at the photo's size: uint8 class ids, int16 beyond 256 classes.
 
         ``laid_out`` are patch logits from `Plan.lay_out`. Refinements may read ``image``, (3,
-        *plan.resized) normalised, the photo's windows, ``encoded``, and the network.
+        *plan.resized) normalised, ``encoded``, the photo's windows, and ``backbone``, the network.
 
         Raises:
-            LabError: logits that are not finite.
+            LabError: logits that are not finite, or an input that a function reads is missing.
         """
         _require_finite(laid_out, "patch logits")
         text = None if self.text is None else self.text.to(laid_out.device)
@@ -269,7 +269,8 @@ class Readout:
         return prediction
 
     def _large_enough(self, prediction: Tensor) -> Tensor:
-        """(classes,) bool: background, and the classes above the share of predicted foreground."""
+        """(classes,) bool: background, and classes with more than ``area_threshold`` of the
+        predicted foreground; all classes if there is no foreground."""
         area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
         area[self.protocol.background] = 0  # shares are those of the foreground
         foreground = area.sum()
@@ -281,12 +282,12 @@ class Readout:
 
 
 def _checked(logits: Any, encoded: Encoded, columns: int) -> Tensor:
-    """Patch logits of a readout, which may be the user's, if they have the right shape."""
+    """Return a readout's patch logits, or refuse another shape: a readout may be the user's."""
     shape = (len(encoded.state.tokens), *(encoded.state.grid or encoded.grid), columns)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
-        made = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+        actual = tuple(getattr(logits, "shape", ())) or type(logits).__name__
         raise LabError(
-            f"protocol.readout gave {made}; patch logits are (windows, grid_h, grid_w, texts or "
+            f"protocol.readout gave {actual}; patch logits are (windows, grid_h, grid_w, texts or "
             f"classes), here {shape}"
         )
     return logits
@@ -304,8 +305,8 @@ def winner(logits: Float[Tensor, "queries height width"], scratch: Tensor) -> Wi
     ``logits`` are float32 and finite; ``scratch`` has at least as many values, contiguous. Both are
     overwritten. The index is int32, and ``logits - largest`` lies in ``scratch``.
     """
-    # torch.max with indices handles one value at a time on a CPU, amax eight or sixteen. So the
-    # index is a largest value too: of 0 for winners and far below 0 for all others, plus a rank.
+    # torch.max with indices handles one value at a time on a CPU, amax eight or sixteen. So amax
+    # finds the index too: each query gets a rank plus 0 for winners, far below 0 for all others.
     below = scratch.flatten()[: logits.numel()].view(logits.shape)
     largest = logits.amax(dim=0)
     torch.sub(logits, largest, out=below)

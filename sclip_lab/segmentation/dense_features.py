@@ -43,15 +43,15 @@ def dense_features(
         normalize: divide each embedding by its norm.
         position_embedding: rule for grids of another size; by default the backbone's.
         guidance: a second network, for variants that read one.
-        text: for variants that read texts: (texts, embed_dim) unit embeddings, or these with
-            auxiliary words.
+        text: for variants that read texts: (texts, embed_dim) unit embeddings, or a `Text`, which
+            also has auxiliary words.
         labels: for variants that read ground truth: (batch, grid_h, grid_w) class ids of the
             patches, -1 for unknown.
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid if the variant takes
-        that; pixels beyond the last whole patch have none. It may enter a computation with
-        gradients, but has none itself.
+        that; pixels beyond the last whole patch have no embedding. The tensor may enter a
+        computation with gradients, but has none itself.
 
     Raises:
         LabError: a wrong shape, a layer out of range, an unknown rule, or features that are not
@@ -122,7 +122,7 @@ def attention_maps(
 
 
 def _finite(values: Tensor, what: str, backbone: Backbone, attention: Variant) -> Tensor:
-    """An ordinary tensor of the values, after a look whether they are finite."""
+    """Return the values as a tensor that autograd takes; refuse values that are not finite."""
     if not bool(torch.isfinite(values).all()):
         lower = backbone.dtype != torch.float32
         advice = "; its numbers are too large for this precision, take fp32" if lower else ""
@@ -169,8 +169,8 @@ def _encoded(
         if tuple(labels.shape) != grid or labels.is_floating_point():
             raise LabError(f"labels of shape {tuple(labels.shape)}: expected whole numbers, {grid}")
         scene = replace(scene, labels=PatchLabels.of(labels))
-    # `encode` has this mode of itself, but not where a checker of shapes wraps the generator: tests
-    # would then take torch's products in place of oneDNN's.
+    # `encode` sets this mode itself, but not where tests wrap it in a checker of shapes: they would
+    # then run torch's matrix products in place of oneDNN's.
     with torch.inference_mode():
         [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     return encoded

@@ -60,7 +60,7 @@ class Encoded:
 
     @cached_property
     def whole_class_embedding(self) -> Tensor:
-        """(windows, embed_dim): of each window's photo, seen as one window."""
+        """(windows, embed_dim) class embedding of each window's photo, encoded as one window."""
         embeddings = self.class_embedding.clone()
         for photo in self.scene.photos:
             if len(photo) == 1:
@@ -96,8 +96,8 @@ class Encoded:
         return replace(self, state=state, history=history)
 
     def tokens_only(self, history: bool) -> Encoded:
-        """The same without images and cached values; without ``history`` the blocks' inputs are
-        dropped too, and reading them is an error.
+        """Return this encoding without images and cached values. Without ``history`` the blocks'
+        inputs are dropped too, and reading them is an error.
         """
         entered = tuple(
             e.fresh() if history else BlockInput(e.block, _not_kept) for e in self.history
@@ -145,8 +145,8 @@ def encode(
         images: (windows, 3, height, width), normalised.
         position_embedding: rule for grids of another size; by default the backbone's.
         timings: takes the seconds of each branch, see `tree.leaves`.
-        trunk: index of a block that no variant comes before, and its input (windows, tokens, width)
-            if it is there already. The blocks before it run only for variants that read them.
+        trunk: index of a block before which no variant changes anything, and that block's input,
+            (windows, tokens, width). Earlier blocks then run only for variants that read them.
         scene: the photos of the windows; by default each window is a photo.
 
     Yields:
@@ -169,7 +169,7 @@ def encode(
     leaves = tree.leaves(blocks, tokens, grid, variants, timings, before, scene=scene)
     for index, state, history in leaves:
         yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
-        del state, history  # or they stay while the next variant runs
+        del state, history  # or they stay in memory while the next variant runs
 
 
 def as_trained(entered: BlockInput, following: Sequence[Block]) -> list[BlockInput]:

@@ -23,8 +23,8 @@ Size = tuple[int, int]
 def resize(image: np.ndarray, size: Size, resampling: str = "bilinear") -> np.ndarray:
     """(height, width, 3) uint8 to ``size`` = (height, width).
 
-    ``bilinear`` is mmcv's default, cv2's, which does not smooth before it shrinks; PIL's differs by
-    up to 34 levels. ``bicubic`` is PIL's, which smooths.
+    ``bilinear`` is cv2's, mmcv's default, which does not smooth before it shrinks; PIL's bilinear
+    result differs by up to 34 grey levels. ``bicubic`` is PIL's, which smooths.
     """
     if image.shape[:2] == tuple(size):
         return image

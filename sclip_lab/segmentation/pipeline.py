@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # Bytes of activations at once: an upper bound on a CPU, and a share of the free memory.
 CPU_BYTES = 512 << 20
 SHARE_OF_FREE = 0.25
-# Bytes of a photo's logits at its own size from which memory is given back before refinements.
+# Memory is freed before refinements if a photo's logits, at its own size, have more bytes.
 LARGE_LOGITS = 64 << 20
 
 
@@ -171,7 +171,7 @@ class Windows:
         return torch.cat([F.pad(piece, (0, classes - piece.shape[-1])) for piece in pieces])
 
     def _pieces(self, windows: slice) -> Iterator[tuple[int, str, slice]]:
-        """Photo, view, and windows of that view, for a part of all windows."""
+        """Split a part of all windows by photo and view: (photo, view, windows of that view)."""
         start = 0
         for photo, plan in enumerate(self.plans):
             for name in self.changes or [""]:
@@ -182,7 +182,7 @@ class Windows:
                 start += plan.num_windows
 
     def _guided(self, windows: slice) -> Guidance:
-        """Guidance of a chunk, cached; that of all windows is joined from the chunks."""
+        """Guidance of a chunk, cached; guidance of all windows is joined from the chunks."""
         assert self.guide is not None
         look = partial(self.guide.of_windows, backbone=self.backbone)
         key = windows.start, windows.stop
@@ -234,13 +234,13 @@ class Encoder:
         """Prepare for other windows; no variant rewrites a block before ``level``."""
 
     def known(self, chunk: slice) -> tuple[int, Tensor] | None:
-        """A block and its input as trained, for a chunk, if these are stored."""
+        """A block's index and its input as trained, for a chunk; None if they are not stored."""
         return None
 
     def encode(
         self, chunk: slice, images: Tensor, variants: Sequence[Variant], scene: Scene
     ) -> Iterator[tuple[int, Encoded]]:
-        """As `sclip_lab.segmentation.encoded.encode`."""
+        """Run variants on one chunk, see `sclip_lab.segmentation.encoded.encode`."""
         trunk = self.known(chunk)
         rule, timings = self.rule, self.timings
         return encode(self.backbone, images, variants, rule, timings, trunk, scene)
@@ -250,7 +250,7 @@ class Encoder:
     ) -> Tensor:
         """(windows, tokens, width): the input of block ``level`` of the network as trained.
 
-        ``history`` has the inputs of the first blocks as trained, as far as they are there.
+        ``history`` has the inputs as trained of the first blocks, of as many as are computed.
         """
         blocks = self.backbone.blocks_on(self.backbone.grid(*images.shape[-2:]))
         with self.timings.measure("trunk"):
@@ -272,8 +272,8 @@ def run(
     """Run all variants on all windows, chunk by chunk.
 
     Args:
-        failed: takes the index of a variant that raised, and its exception; the other variants go
-            on. None: the exception is raised.
+        failed: is called with the index of a variant that raised, and the exception; other variants
+            go on. None: the exception is raised.
 
     Yields:
         (index into ``variants``, which windows, what the variant made of them). A variant that
@@ -291,13 +291,13 @@ def run(
     def isolated(
         chosen: list[int], call: Callable[[list[Variant]], Iterator[tuple[int, Encoded]]]
     ) -> Iterator[tuple[int, Encoded]]:
-        """Run variants together; after an error, run those that are left one by one."""
+        """Run variants together; after an error, run the remaining variants one by one."""
         waiting = list(chosen)
         try:
             for index, encoded in call([variants[i] for i in chosen]):
                 waiting.remove(chosen[index])
                 yield chosen[index], encoded
-                del encoded  # or it stays while the next variant runs
+                del encoded  # or it stays in memory while the next variant runs
         except Exception as error:
             if failed is None:
                 raise
@@ -322,7 +322,7 @@ def run(
                 del encoded
         if joint:
             tokens.append(encoder.entering(chunk, images, level, history))
-        del history  # or it stays while the next chunk is encoded
+        del history  # or it stays in memory while the next chunk is encoded
     if joint:
         images, scene = windows.cut(windows.every), windows.scene(windows.every)
         trunk = level, torch.cat(tokens)
@@ -345,10 +345,10 @@ class Collected:
     def add(
         self, index: int, chunk: slice, encoded: Encoded, history: bool = True
     ) -> Encoded | None:
-        """All windows of a variant if this chunk is its last, else None.
+        """Return all windows of a variant if this chunk is the last, else None.
 
-        Of earlier chunks only tokens are stored: those behind the network, and with ``history``
-        also those before each block.
+        Of earlier chunks only tokens are stored: behind the network, and with ``history`` also
+        before each block.
         """
         every = self.windows.every
         if chunk == every:
@@ -363,8 +363,8 @@ class Collected:
 def encode_photo(
     backbone: Backbone, image: np.ndarray, protocol: Protocol, attention: Variant
 ) -> tuple[Plan, Encoded]:
-    """One photo, (height, width, 3) uint8 RGB, behind the network: all its windows at once, without
-    further views."""
+    """Send one photo, (height, width, 3) uint8 RGB, through the network: all its windows at once,
+    without further views. Returns the window geometry and the encoded windows."""
     plan, pixels = prepare(image, protocol, backbone)
     windows = Windows([(plan, pixels)], None, backbone)
     encoder = Encoder(backbone, protocol.position_embedding)
@@ -378,13 +378,13 @@ def label(
     """Label one photo: (height, width) class ids, see `Readout.predict`.
 
     ``logits`` are its patch logits of all views, (windows, grid_h, grid_w, queries). ``encoded``
-    are its windows in the first view, which only `Steps.reads_windows` needs.
+    are its windows in the first view, needed only if `Steps.reads_windows`.
     """
     averaged = views.average(logits, readout.protocol.views)
     plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
     size = 4 * logits.shape[-1] * math.prod(plan.target)
     if readout.steps.refinements and logits.device.type == "cpu" and size > LARGE_LOGITS:
-        # Steps at the photo's size take gigabytes themselves.
+        # Refinements at the photo's size take gigabytes themselves.
         for block in windows.backbone.blocks:
             block.forget_copies()
         trim_heap()
@@ -404,8 +404,8 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
     if guide is not None:  # patches may be brought to its grid
         grid = [max(1, round(side * guide.scale / guide.tower.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
-        # It runs while the first network's activations are there: its stream before and behind
-        # LN, q, k, v, what attention puts out, and the hidden layer, four times as wide, twice.
+        # It runs while the first network's activations are in memory. It has a stream before and
+        # behind LN, q, k, v, attention's output, and twice the hidden layer, four times as wide.
         guided = 14 * math.prod(grid) * guide.model.embed_dim
     # Each block's input, q, k, v and attention map; then what each variant adds.
     shared = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)

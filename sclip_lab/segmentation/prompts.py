@@ -16,7 +16,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 
 MOST_ROWS = 20_000
-# Embeddings by text tower, templates and query, the oldest first.
+# Embeddings by text tower, templates, query and truncation, the oldest first.
 _rows: dict[tuple[str, tuple[str, ...], str, bool], Tensor] = {}
 
 
@@ -89,7 +89,7 @@ def _embed(backbone: Backbone, templates: Sequence[str], query: str, truncate: b
 
 
 def _cached(path: Path, name: str, shape: tuple[int, int]) -> Tensor | None:
-    """Return the cached embedding, or None. A damaged file is moved aside."""
+    """Return the cached embeddings, or None if there are none. A damaged file is moved aside."""
     try:
         text = files.read_tensors(path, _belongs(name))[0]["text"]
         if text.shape != shape or not torch.isfinite(text).all():

@@ -19,8 +19,8 @@ from torch import Tensor
 from sclip_lab.core.heap import trim_heap
 from sclip_lab.core.values import within
 
-# Values of a matrix between patches in memory at once, and bytes of pixel weights up to which
-# they are in double precision.
+# Values of a matrix between patches in memory at once; and bytes up to which weights of pixels
+# are in double precision.
 LARGEST = 1 << 23
 DOUBLE_BYTES = 512 << 20
 Pair = tuple[Sequence[slice], Sequence[slice]]
@@ -32,9 +32,9 @@ def conjugate_gradients(
 ) -> Tensor:
     """(nodes, columns) solutions of A f = y for each column of ``targets``, from 0.
 
-    ``product`` multiplies by A, which is symmetric and positive definite. Its results may lie in
-    one memory, also in that of ``targets``. A column stops after ``steps``, or when its residual is
-    below the share ``tolerance`` of its norm.
+    ``product`` multiplies by A, which is symmetric and positive definite. It may write every result
+    into the same memory, even into that of ``targets``. A column stops after ``steps``, or when the
+    norm of its residual is below ``tolerance`` times the norm of its target.
     """
     # One block: in glibc's heap, large vectors that come and go leave holes between small ones.
     solution, residual, direction, scratch = targets.new_zeros(4, *targets.shape)
@@ -66,9 +66,9 @@ def patch_graph(
 ) -> sparse.csr_array:
     """Wn of patches that are similar in features and near in the photo: (nodes, nodes) float64.
 
-    Each node keeps its ``neighbours`` largest similarities, itself included, at most all:
-    W_ij = max(u_i . u_j, 0)^exponent * exp(-distance_scale * distance^distance_power), and then W +
-    W^T without the diagonal.
+    Each node keeps its ``neighbours`` largest similarities, itself included, or all if there are
+    fewer: W_ij = max(u_i . u_j, 0)^exponent * exp(-distance_scale * distance^distance_power). Wn is
+    made of W + W^T without the diagonal.
 
     ``features`` are u, (nodes, channels), of unit norm; ``positions`` are the row and column of
     each patch's centre, (nodes, 2), in pixels of the resized photo.
@@ -115,8 +115,8 @@ def propagate_over_pixels(
     steps: int = 10,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The same on the graph of pixels at most ``radius`` rows and columns apart, with
-    W_ij = exp(-|colour_i - colour_j| / tau): (classes, height, width) float32.
+    """F of (I - alpha Wn) F = scores on a graph of pixels at most ``radius`` rows and columns apart
+    with W_ij = exp(-|colour_i - colour_j| / tau): (classes, height, width) float32.
 
     Each offset is one plane of weights, so memory is ((2 radius + 1)^2 - 1) / 2 planes (in single
     precision if double would take more than half a gigabyte) and five times the scores of one
@@ -159,7 +159,7 @@ def propagate_over_pixels(
 
 
 def _planes(colours: Tensor, pairs: Sequence[Pair], tau: float) -> Tensor:
-    """Wn of pairs of pixels, (pairs, height, width); a plane is filled in its ``here`` alone."""
+    """Wn of pairs of pixels, (pairs, height, width), at the place of each pair's first pixel."""
     degree = colours.new_zeros(colours.shape[-2:])
     precision = torch.float64 if len(pairs) * degree.nbytes <= DOUBLE_BYTES else torch.float32
     # Each large block is made once: blocks of several sizes leave holes in the heap.
@@ -208,7 +208,7 @@ _D65 = (0.95047, 1.0, 1.08883)
 
 
 def _pair(offset: tuple[int, int], height: int, width: int) -> Pair:
-    """Slices of the pixels that have a neighbour at ``offset``, and of those neighbours."""
+    """Slices of the pixels that have a neighbour at ``offset``, and slices of the neighbours."""
     y, x = offset
     rows = slice(0, height - y), slice(y, height)
     columns = slice(max(0, -x), width - max(0, x)), slice(max(0, x), width - max(0, -x))

@@ -44,22 +44,22 @@ class Protocol:
         name: for tables; not part of the identity.
         short_side: pixels of the shorter side that photos are resized to, aspect kept; None leaves
             them.
-        long_side: upper bound on the longer side after that.
+        long_side: upper bound on the longer side after resizing; unused without ``short_side``.
         crop_size: side of the sliding window in pixels; None: the whole image at once.
-        stride: pixels between windows.
+        stride: pixels from the start of one window to the start of the next.
         views: changed copies of every window, see `sclip_lab.segmentation.views`; None for the
             photo alone.
-        templates: prompts with one ``{}`` for the class name, or the name of a set in
-            `sclip_lab.segmentation.prompts`.
+        templates: prompts with one ``{}`` for the class name, or the name of a set of prompts, see
+            `sclip_lab.segmentation.prompts.templates`.
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
-        auxiliary: names that no pixel is labelled with, for methods that compare with them: a list,
-            or a vocabulary whose names they are; None for none.
-        second_templates: prompts for what a readout compares with something else than patches,
-            such as FreeCP's crops; None: ``templates``.
+        auxiliary: names that no pixel is labelled with, for methods that compare with such names: a
+            list of names, or the name of a vocabulary; None for none.
+        second_templates: prompts for texts that a readout compares with something other than
+            patches, such as FreeCP's crops; None: ``templates``.
         truncate: cut texts that are longer than the text tower reads, instead of refusing them.
         logit_scale: factor on cosine similarities before the softmax.
-        prob_threshold: pixels whose largest class probability is below become background; a number,
-            or a function of `sclip_lab.segmentation.thresholds` that finds it for each photo.
+        prob_threshold: pixels whose largest class probability is below it become background; a
+            number, or a function of `sclip_lab.segmentation.thresholds` that finds one per photo.
         area_threshold: foreground classes that cover at most this share of the predicted foreground
             are dropped.
         background: the class that pixels below ``prob_threshold`` become; it is no foreground.
@@ -69,13 +69,13 @@ class Protocol:
         resampling: ``bilinear`` (cv2's, without smoothing), or ``bicubic`` (PIL's, which smooths
             when it shrinks).
         whole_patches: resized sides are rounded to whole patches.
-        centre_crop: pixels in the middle of photo and mask that replace them, see
+        centre_crop: side in pixels of the middle square to which photo and mask are cut, see
             `sclip_lab.segmentation.photos.centre`; None for the whole photo.
         position_embedding: rule for grids of another size; None: the backbone's.
         readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
             parameters, or a function or partial of one's own; None for cosines.
-        refinement: likewise of `sclip_lab.segmentation.refinements`, or several by names of their
-            own, in order; None for none.
+        refinement: likewise a function of `sclip_lab.segmentation.refinements`, or several in
+            order, each under a name; None for none.
         key: digest of the settings, with defaults of the named functions. The order of refinements
             counts, their names do not.
 
@@ -206,7 +206,7 @@ def _function(field: str, value: Any, *kinds: Kind) -> Any:
 
 
 def _refinement(value: Any) -> dict[str, Any] | None:
-    """One refinement, or several by names of their own, with all their parameters."""
+    """One refinement, or several that each have a name, with all their parameters."""
     if not isinstance(value, Mapping) or not value or "_target_" in value:
         return _function("refinement", value, *REFINEMENTS)
     steps = named_steps(value)

@@ -66,7 +66,7 @@ def segment(
             whole = collected.add(0, chunk, encoded, "history" in steps.uses)
         if not steps.sees_photo:
             logits.append(readout.patch_logits(encoded))
-        del encoded  # or it stays while the next chunk is encoded
+        del encoded  # or it stays in memory while the next chunk is encoded
     if whole is not None and steps.sees_photo:
         logits.append(readout.patch_logits(whole))
     first_view = None

@@ -2,7 +2,7 @@
 
 A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows and of (queries,
 embed_dim) unit text embeddings. A protocol names it in place of a number:
-``protocol.prob_threshold``. Above 1, all pixels become background.
+``protocol.prob_threshold``. A threshold above 1 makes all pixels background.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def entropy(
     factor: float = 1.25,
     window: Literal["last", "mean"] = "last",
 ) -> float:
-    """CDAM's: factor / ((min + max of the patches' entropies in bits) / 2).
+    """CDAM's threshold: factor / ((min + max) / 2) of the patches' entropies in bits.
 
     Args:
         scale: factor on cosines before the softmax over queries.
@@ -38,7 +38,7 @@ def entropy(
 
 
 def entropy_thresholds(cosines: Tensor, scale: float = 50.0, factor: float = 1.25) -> Tensor:
-    """(windows, patches, queries) -> (windows,); other arguments as in `entropy`."""
+    """A threshold for each window: (windows, patches, queries) -> (windows,); see `entropy`."""
     p = torch.softmax(scale * cosines, dim=-1)
     bits = torch.special.entr(p).sum(-1) / torch.log(torch.tensor(2.0))
     return 2 * factor / (bits.amin(-1) + bits.amax(-1))

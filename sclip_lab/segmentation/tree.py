@@ -89,7 +89,7 @@ def leaves(
         index = slice(None), rows
         for member, state, passed in descend(start, State(extended), history, members):
             yield member, part_of(state, index, (..., rows, rows)), parts_of(passed, index)
-            del state, passed  # or they stay while the next variant runs
+            del state, passed  # or they stay in memory while the next variant runs
 
 
 def part_of(state: State, index: Any, index_of_map: Any) -> State:

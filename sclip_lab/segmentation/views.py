@@ -102,7 +102,7 @@ def jpeg(
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
 ) -> Tensor:
-    """Each window as JPEG of libjpeg's ``quality``, 1 .. 100, and back; see `brightness`."""
+    """Compress windows as JPEG of libjpeg's ``quality``, 1 .. 100, and decode; see `brightness`."""
     within("jpeg of quality", quality, 1, 100)
     center, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
     pixels = (images.float().cpu() * spread + center).clamp(0, 1) * 255
@@ -180,7 +180,7 @@ def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
 
 
 def average(logits: Tensor, views: Views | None) -> Tensor:
-    """One photo's patch logits from those of all its views.
+    """Average one photo's patch logits over all its views.
 
     (views * windows, grid_h, grid_w, queries), view by view -> (windows, grid_h, grid_w, queries).
     ``views`` are from `checked`; None: there is only the photo.

@@ -24,7 +24,7 @@ from sclip_lab.network.backbone import cells
 from sclip_lab.network.truth import majority
 
 Size = tuple[int, int]
-# Values in a band of rows.
+# At most so many values are in a band of rows.
 CPU_BAND, GPU_BAND = 1 << 20, 1 << 26
 # A photo's side of at most so many pixels is stitched by one dense matrix.
 LONG_SIDE = 4096
@@ -101,7 +101,7 @@ class Plan:
         All windows or some of them, padded with ``fill``.
         """
         if tuple(image.shape[-2:]) != self.resized:
-            raise LabError(f"image of {tuple(image.shape[-2:])}, planned for {self.resized}")
+            raise LabError(f"image of {tuple(image.shape[-2:])} pixels, planned for {self.resized}")
         rows, columns = self.rows, self.columns
         starts = [(y, x) for y in rows.starts for x in columns.starts][windows]
         cut = torch.stack([image[:, y : y + rows.crop, x : x + columns.crop] for y, x in starts])
@@ -188,7 +188,7 @@ def plan(
     padding: str = "floor",
     multiple: int | None = None,
 ) -> Plan:
-    """Windows as mmsegmentation's slide inference cuts them.
+    """Plan windows as mmsegmentation's slide inference cuts them.
 
     The last window is shifted inward; a side smaller than the crop is used whole.
 
@@ -196,8 +196,8 @@ def plan(
         resized, target: as in `Plan`.
         crop, stride, patch: pixels; crop None takes the whole image as one window.
         padding: the backbone's, see `sclip_lab.network.backbone.cells`.
-        multiple: zeros on both sides of a window, the odd one behind it, make its sides a multiple
-            of so many pixels; None: no such padding.
+        multiple: pad windows with zeros on both sides, the odd pixel at the end, until their sides
+            are multiples of so many pixels; None: no such padding.
 
     Raises:
         LabError: a crop smaller than a patch, or a stride that leaves gaps.
@@ -279,8 +279,8 @@ def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
 def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     """Pixels of each class in each patch of each window: (windows, grid_h, grid_w, classes) int32.
 
-    ``mask`` has the (height, width) class ids at the photo's size; those of ``ignore_index`` do not
-    count. ``classes`` is its largest id + 1.
+    ``mask`` has the (height, width) class ids at the photo's size; ids ``ignore_index`` do not
+    count. ``classes`` is the mask's largest id + 1.
     """
     votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
     # Nearest neighbours: a class id cannot be interpolated.

@@ -6,9 +6,10 @@ row is within each side (`entropy`), which patches of a side weigh more (`shuffl
 (`between`), or all four, each from a map of its own (`composed`). `oracle` and `blind` are the
 ends: the best that attention can do, and what it does without looking.
 
-Those that need to know the classes read ground truth. Their cells are *oracles*: no method's score.
+Functions that need to know the classes read ground truth. Their cells are *oracles*: no method's
+score.
 
-For a row i, S are the patches of i's class, O those of other classes. The class token's column, the
-class token's row, and patches of void alone stay as they are. All functions return (batch, heads,
-tokens, tokens); rows keep their sums where the function does not set them.
+For a row i, S are the patches of i's class, O the patches of other classes; a patch of void alone
+is in neither. `set_mass`, `entropy` and `shuffled` change neither the class token's row and column
+nor the sum of any row. All functions return (batch, heads, tokens, tokens).
 """

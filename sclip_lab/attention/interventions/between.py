@@ -1,4 +1,4 @@
-"""Move one map towards another, with the sum of the rows as an axis of its own."""
+"""Move one map towards another, with a separate parameter for the sum of the rows."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def between(
 
     Args:
         a, b: maps of two variants.
-        share: of b, 0 .. 1.
-        row_sum: above 0, or a variant whose own sums are taken.
+        share: share of b, 0 .. 1.
+        row_sum: above 0, or a variant whose map has the sums.
     """
     within("share", share, 0, 1)
     if not callable(row_sum):

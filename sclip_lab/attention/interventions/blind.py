@@ -25,10 +25,10 @@ def blind(
 
     Args:
         kind: ``gaussian``: proportional to exp(-distance^2 / (2 sigma^2)); ``partner``: each patch
-            attends to one other, drawn at random; ``uniform``: to all alike.
+            attends to one other, drawn at random; ``uniform``: each attends to all alike.
         sigma: in patches, above 0.
-        row_sum: of the patches' rows, above 0.
-        seed: of the partners, 0 or more.
+        row_sum: sum of the patches' rows, above 0.
+        seed: from which partners are drawn, 0 or more.
     """
     within("sigma", sigma, 0, above=True)
     within("row_sum", row_sum, 0, above=True)

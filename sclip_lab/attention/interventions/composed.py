@@ -22,11 +22,11 @@ def composed(ctx: Context, place: Map, sharpness: Map, mass: Map, weight: Map) -
     With one map for all four the result is that map.
 
     Args:
-        place: which patches weigh more within either side, and the shares of the class token and
-            of patches of unknown class.
-        sharpness: the entropy within either side, see `entropy`.
-        mass: the share of other classes in each row, see `set_mass`.
-        weight: the sum of each row.
+        place: the map that says which patches weigh more within either side, and which shares the
+            class token and patches of unknown class have.
+        sharpness: the map with the entropy within either side, see `entropy`.
+        mass: the map with the share of other classes in each row, see `set_mass`.
+        weight: the map with the sum of each row.
     """
     weights = place(ctx)
     if sharpness != place:
@@ -43,7 +43,7 @@ def composed(ctx: Context, place: Map, sharpness: Map, mass: Map, weight: Map) -
 
 def _sharpened(ctx: Context, place: Map, sharpness: Map) -> Tensor:
     """Weights between patches of ``place`` with the entropies of ``sharpness``, computed once for
-    all variants on one input that combine these two."""
+    all variants on one input that combine the two maps."""
 
     def compute() -> Tensor:
         patches, like = (patches_of(ctx, base(ctx)) for base in (place, sharpness))
@@ -52,7 +52,7 @@ def _sharpened(ctx: Context, place: Map, sharpness: Map) -> Tensor:
             patches = with_entropy(patches, side, relative_entropy(like, side))
         return patches
 
-    # A map that reads texts, or what the variant's own end makes of it, differs between variants.
+    # With feedback, a closed class token or texts, the maps are not the same for all variants.
     differs = ctx.feedback is not None or not ctx.class_token
     if differs or "text" in place.variant.uses | sharpness.variant.uses:
         return compute()

@@ -16,20 +16,20 @@ from sclip_lab.network.context import Context
 
 STEPS = 60
 NOTHING = -1e15  # in place of the logarithm of 0: its powers are 0, its square is finite
-WIDEST = 14.0  # of log beta: from nearly uniform to nearly one patch
+WIDEST = 14.0  # bound on |log beta|: from nearly uniform to nearly one patch
 
 
 @uses("labels")
 @weights_function
 def entropy(ctx: Context, base: Map, at: float | Map = 0.9) -> Weights:
-    """Each side of each row with one temperature of its own, so that its entropy is ``at``.
+    """Give each side of each row one temperature of its own, so that its entropy is ``at``.
 
     Weights of a side become proportional to their beta-th power: the order of patches stays.
 
     Args:
         base: the map of a variant.
-        at: entropy of a side over that of a uniform one, 0 .. 1, or a variant whose own entropy of
-            the same side is taken. A side of one patch has none and stays. Where no beta reaches
+        at: entropy of a side over that of a uniform one, 0 .. 1, or a variant whose map has the
+            entropy of the same side. A side of one patch has none and stays. Where no beta reaches
             the target (equal largest weights, weights of 0), the nearest entropy is taken.
     """
     if not callable(at):
@@ -54,9 +54,9 @@ def relative_entropy(patches: Tensor, side: Tensor) -> Tensor:
 
 
 def with_entropy(patches: Tensor, side: Tensor, target: Tensor) -> Tensor:
-    """Weights (windows, heads, patches, patches) with another sharpness on one side of their rows.
+    """Change the sharpness of (windows, heads, patches, patches) weights on one side of each row.
 
-    ``target`` are the new `relative_entropy`; where it is NaN the row stays.
+    ``target`` is the new `relative_entropy`; where it is NaN the row stays.
     """
     mass = torch.where(side, patches, 0.0).sum(-1, keepdim=True)
     size = side.sum(-1, keepdim=True).double()
@@ -64,7 +64,7 @@ def with_entropy(patches: Tensor, side: Tensor, target: Tensor) -> Tensor:
     logs = torch.where(side & changes, patches, 0.0).log()
     # The largest is 0, so that powers cannot overflow; what has no weight gets none.
     logs = torch.where(logs.isfinite(), logs - logs.amax(-1, keepdim=True), NOTHING)
-    # Rows that stay are uniform here, and have the entropy that they are asked for.
+    # The search sees rows that stay as uniform, with the entropy of a uniform row as their goal.
     logs = torch.where(changes, logs, 0.0)
     goal = torch.where(changes, target * size.log(), math.log(patches.shape[-1]))
     # Single precision comes near in half the time; double precision then needs a step or two.

@@ -14,10 +14,11 @@ from sclip_lab.network.context import Context
 @uses("labels")
 @weights_function
 def oracle(ctx: Context, row_sum: float = 1.0) -> Weights:
-    """Uniform over S; a patch of unknown class attends to itself, and none to the class token.
+    """Every patch attends alike to the patches of its class, one of unknown class to itself, and
+    none to the class token.
 
     Args:
-        row_sum: of the patches' rows, above 0.
+        row_sum: sum of the patches' rows, above 0.
     """
     within("row_sum", row_sum, 0, above=True)
     same = Sides.of(ctx).same

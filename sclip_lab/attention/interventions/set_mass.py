@@ -26,11 +26,11 @@ STEPS = 100  # of a bisection over 120 units of log odds, down to float64's prec
 def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: Scope = "row") -> Weights:
     """A' = (1 - other) A|S / sum A|S + other A|O / sum A|O, times the row's labelled weight.
 
-    Rows without weight on one of their sides stay.
+    S and O are the two sides of a row, see `Sides`. Rows without weight on one side stay.
 
     Args:
         base: A, the map of a variant.
-        other: the share of O, 0 .. 1, or a variant whose own share is taken.
+        other: the share of O, 0 .. 1, or a variant whose map has the shares.
         scope: over what the share holds: each ``row``, or the mean over the rows of a ``class`` in
             a window, or over all rows of a ``window``. In the last two one number multiplies all
             odds O : S, so that rows keep their differences.
@@ -52,7 +52,7 @@ def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: Scope = "
 
 
 def with_share(patches: Tensor, sides: Sides, target: Tensor) -> Tensor:
-    """Weights between patches whose rows have these shares on O: (windows, heads, patches, 1)."""
+    """Give the rows of ``patches`` the shares ``target``, (windows, heads, patches, 1), on O."""
     same, other = sides.mass(patches)
     movable = (same > 0) & (other > 0)
     has_both = sides.same.any(-1, keepdim=True) & sides.other.any(-1, keepdim=True)
@@ -73,7 +73,7 @@ def _warn_of_rows_that_stay(share: str) -> None:
 def _for_groups(share: Tensor, target: Tensor, group: Tensor) -> Tensor:
     """Shares whose mean over each group is that of ``target``, by one factor on the odds."""
     result = target.clone()
-    odds = torch.logit(share)  # infinite for rows that see one side alone; those stay
+    odds = torch.logit(share)  # infinite for rows that see one side alone; such rows stay
     for number in group.unique():
         if number < 0:  # rows of unknown class belong to no group
             continue

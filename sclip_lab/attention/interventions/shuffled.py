@@ -55,8 +55,8 @@ def shuffled(ctx: Context, base: Map, within: Within = "class", seed: int = 0) -
 def permuted(patches: Tensor, group: Tensor, order: Tensor) -> Tensor:
     """Each row's weights (windows, heads, patches, patches) permuted among places of one group.
 
-    ``group`` and ``order`` broadcast to them. The order of the numbers of ``order``, in 0 .. 1,
-    within a group is the permutation.
+    ``group`` and ``order`` broadcast to the weights. Within each group the permutation sorts the
+    numbers of ``order``, in 0 .. 1.
     """
     group = group.expand(patches.shape)
     places = group.argsort(dim=-1, stable=True)

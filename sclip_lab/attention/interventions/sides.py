@@ -16,8 +16,9 @@ class Sides:
     """Which patches are on which side of each row.
 
     Attributes:
-        same: S, the row's own patch among them.
-        other: O. A patch of unknown class is on neither side of any row, and its row has none.
+        same: S, the patches of the row's class, with the row's own patch.
+        other: O, the patches of other classes. A patch of unknown class is on neither side of any
+            row, and its own row has no sides.
     """
 
     same: Bool[Tensor, "windows 1 patches patches"]
@@ -25,7 +26,7 @@ class Sides:
 
     @classmethod
     def of(cls, ctx: Context) -> Sides:
-        """By the majority class of each patch; the same object for all variants on one input."""
+        """Compare the majority classes of patches, once for all variants on one input."""
 
         def make() -> Sides:
             label = ctx.labels.majority.to(ctx.tokens.device)
@@ -42,7 +43,7 @@ class Sides:
 
     def share(self, weights: Tensor) -> Tensor:
         """Share of a row's labelled weight that falls on O: (windows, heads, patches, 1), 0 .. 1;
-        NaN for a row without any."""
+        NaN for a row without labelled weight."""
         same, other = self.mass(weights)
         return other / (same + other)
 
@@ -62,8 +63,8 @@ def with_patches(ctx: Context, weights: Tensor, patches: Tensor) -> Tensor:
 
 
 def around_patches(ctx: Context, patches: Tensor, row_sum: float = 1.0) -> Tensor:
-    """Weights between patches as a whole map: no patch attends to the class token, whose own row
-    is the network's.
+    """Make a whole map of weights between patches: no patch attends to the class token, whose row
+    is the network's own.
 
     ``patches`` are (windows or 1, 1, patches, patches) with rows that sum to 1, which ``row_sum``
     multiplies.

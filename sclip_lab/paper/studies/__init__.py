@@ -1,8 +1,9 @@
 """The paper as studies: this folder is their registry.
 
 A study is one file here and ``conf/experiment/<name>.yaml``: a question, a sweep, claims, tables
-and figures as functions of the results. Nothing else knows it. A plug-in adds studies of its own:
-the module that it allows has a dictionary ``STUDIES``, and its conf/experiment the sweeps.
+and figures as functions of the results. No other file names a study. A plug-in adds studies of its
+own: a module that the user allows has a dictionary ``STUDIES``, and the plug-in's conf/experiment
+has the sweeps.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class Study:
     Attributes:
         question: what is asked, one sentence.
         claims: sentences that the results support or refute.
-        figures, tables: by file name. A figure's label is its caption, a table has it in
+        figures, tables: by file name. A figure's caption is its label, a table's is in its
             ``attrs``. A study without ``tables`` shows its scores beside published numbers.
-        photos: names of images whose predictions it wants to show.
+        photos: names of images whose predictions the study wants to show.
         answers: one or two sentences by question, see `sclip_lab.paper.questions`.
-        across: "backbone" or "dataset" where one call is to see all of them; by default these
-            functions are called for each backbone and data set by itself.
+        across: "backbone" or "dataset" if each call of ``claims``, ``figures``, ``tables`` and
+            ``answers`` is to see all of them; by default a call sees one of each.
         order: place in the report.
     """
 
@@ -47,7 +48,7 @@ class Study:
     order: int = 50
 
     def settings(self, evidence: Evidence) -> Iterable[tuple[str, Evidence]]:
-        """The parts that are judged apart, each with its name."""
+        """Yield the parts that are judged apart, each with a name; "" if there is one part."""
         apart = [name for name in ("backbone", "dataset") if name not in self.across]
         if not apart:
             yield "", evidence
@@ -58,7 +59,7 @@ class Study:
 
 
 def names() -> list[str]:
-    """All studies, in the order of the report."""
+    """The names of all studies, in the order of the report."""
     studies = [*_files(), *_of_plugins()]
     return sorted(studies, key=lambda name: (load(name).order, name))
 
@@ -82,7 +83,7 @@ def load(name: str) -> Study:
 
 
 def chosen(requested: Sequence[str]) -> dict[str, Study]:
-    """Studies by name; all for none."""
+    """The requested studies by name; all studies if none is requested."""
     return {name: load(name) for name in requested or names()}
 
 
@@ -91,7 +92,7 @@ def _files() -> list[str]:
 
 
 def _of_plugins() -> dict[str, Study]:
-    """The studies of modules that the user allowed; a name of this package cannot be taken."""
+    """The studies of modules that the user allowed, except those with a name of this package's."""
     studies: dict[str, Study] = {}
     for module in functions.allowed():
         studies |= getattr(importlib.import_module(module), "STUDIES", {})

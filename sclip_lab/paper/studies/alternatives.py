@@ -1,4 +1,4 @@
-"""Does anything simpler do as well as CSA: sharper, more local, or earlier attention."""
+"""Does anything simpler do as well as CSA: sharper, more local, or earlier attention?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, specs
 from sclip_lab.report.evidence import Evidence
 
-# Variant -> its parameter, and the place of another variant on its axis.
+# Variant -> its parameter, and the places of other variants on the parameter's axis.
 FAMILIES = {
     "sharpened": ("attention.temperature", {1.0: "vanilla"}),
     "local": ("attention.prior.radius", {0.0: "maskclip"}),

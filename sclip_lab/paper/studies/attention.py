@@ -35,7 +35,7 @@ def _cells(evidence: Evidence) -> dict[str, str]:
 
 
 def _claims(evidence: Evidence) -> list[Claim]:
-    """Paired over photos: the mean difference of a measure with Student's interval."""
+    """Claims on the mean difference of a measure, paired over photos: see `mean_difference`."""
     cells = _cells(evidence)
     if len(cells) < 2 or not len(evidence.measured):
         return [missing(text, "not measured") for text, _ in CLAIMS.values()]

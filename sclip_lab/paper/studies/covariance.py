@@ -28,8 +28,8 @@ from sclip_lab.results.statistics.relations import FEWEST
 
 RESAMPLES = 500
 PAGE = 12  # charts in one picture
-# What SCLIP's argument is about, and the side on which it says that good variants lie. A measure's
-# own direction is another thing: a map that is blind to content can be as low.
+# Measures that SCLIP's argument is about, and the side on which it says that good variants lie.
+# `Measure.better` may name no side: a map that is blind to content can be as low.
 CLAIMED = {
     "spatial_invariance": "low",
     "inter_class_mass": "low",
@@ -46,7 +46,7 @@ def correlations(evidence: Evidence) -> pd.DataFrame:
     if not len(evidence.measured):
         return pd.DataFrame()
     try:
-        # What reads the outcome with the masks goes with the score, and explains nothing.
+        # A measure of the outcome reads the masks, as the score does, and so explains nothing.
         outcomes = [name for name, measure in MEASURES.items() if measure.outcome]
         measured = evidence.measured[~evidence.measured["measure"].isin(outcomes)]
         table = results.relations(evidence.df, measured, n=RESAMPLES)
@@ -109,7 +109,7 @@ def _with_interval(row: Mapping[str, Any]) -> str:
 
 
 def _scatter(ax: Axes, evidence: Evidence, measure: str) -> None:
-    """A measure's mean over photos against the score, a point for each variant."""
+    """Draw the score against a measure's mean over photos, a point for each variant."""
     means = evidence.values(measure).mean()
     specs = [spec for spec in evidence.cells.index if spec in means]
     x, y = means[specs].to_list(), [100 * evidence.score(spec) for spec in specs]
@@ -152,7 +152,7 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
 
 
 def _heat_maps(evidence: Evidence) -> Figure | None:
-    """A measure by layer and head, of vanilla attention and of CSA."""
+    """Heat maps of `MAPPED` measures by layer and head, for vanilla attention and for CSA."""
     pair = dict(zip(("vanilla", "csa"), specs(evidence, "vanilla", "csa"), strict=True))
     if not len(evidence.layers) or None in pair.values():
         return None

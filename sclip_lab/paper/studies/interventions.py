@@ -36,11 +36,12 @@ MOVED, ROW_SUM = "share moved from vanilla to CSA", "row sum"
 
 
 def _cells(evidence: Evidence) -> dict[frozenset[str], str]:
-    """The cell of each set of parts that are taken from CSA; the others are vanilla's."""
+    """Set of parts that are taken from CSA (the others are vanilla's) -> cell; empty unless all 16
+    sets have a cell."""
     cells = {}
     for key, row in pick(evidence, variant="oracle composed").iterrows():
-        taken = {part for part in PARTS if row[f"attention.{part}"] == "csa"}
-        cells[frozenset(taken)] = str(key)
+        from_csa = {part for part in PARTS if row[f"attention.{part}"] == "csa"}
+        cells[frozenset(from_csa)] = str(key)
     return cells if len(cells) == 2 ** len(PARTS) else {}
 
 
@@ -48,7 +49,7 @@ def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str
     """Each part's share of CSA's gain: the mean, over all orders in which parts can be taken from
     CSA, of what the score gains when this part's turn comes (Shapley, 1953).
 
-    Args: cells: the cell of each set of parts.
+    Args: cells: from `_cells`.
 
     Returns:
         per part a difference in mIoU with its resamples; they add up to CSA's gain.
@@ -59,8 +60,8 @@ def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str
         gaps, weights = [], []
         for size in range(count):
             for before in combinations(others, size):
-                taken = frozenset(before)
-                gaps.append(evidence.comparisons.gap(cells[taken | {part}], cells[taken]))
+                from_csa = frozenset(before)
+                gaps.append(evidence.comparisons.gap(cells[from_csa | {part}], cells[from_csa]))
                 weights.append(factorial(size) * factorial(count - 1 - size) / factorial(count))
         values[part] = combined(gaps, weights, (-1.0, 1.0))
     return values
@@ -77,7 +78,7 @@ def _set_mass(evidence: Evidence, **fixed: Any) -> dict[float, str]:
 def _share_of_gain(
     evidence: Evidence, text: str, changed: str | None, ends: tuple[str | None, str | None]
 ) -> Claim:
-    """Claim: a cell has at least `SHARE` of the way from the first end to the second."""
+    """Claim: ``changed`` scores at least `SHARE` of the way from ``ends[0]`` to ``ends[1]``."""
     low, high = ends
     if changed is None or low is None or high is None:
         return missing(text, "not computed")
@@ -150,8 +151,8 @@ def _claims(evidence: Evidence) -> list[Claim]:
 
 
 def _by_block(evidence: Evidence) -> dict[float, str]:
-    """The cells in which vanilla's mass on other classes is 0 in one block, by its place: a share
-    of the depth; the last block, which is -1 in a cell, is 1."""
+    """The cells in which vanilla's mass on other classes is 0 in one block, by the place of that
+    block: a share of the depth, 1 for the last block (which a cell calls -1)."""
     table = pick(
         evidence, variant="oracle set_mass", attention__base="vanilla", attention__other=0.0
     )
@@ -170,7 +171,7 @@ def _dose(evidence: Evidence) -> Figure:
             )
         },
         SHARPNESS: {
-            BASES["vanilla"]: {},  # for the colour of the next
+            BASES["vanilla"]: {},  # empty, so that the next line has CSA's colour
             BASES["csa_mean"]: line(evidence, "attention.at", variant="oracle entropy"),
         },
         ROW_SUM: {
@@ -197,7 +198,7 @@ def _dose(evidence: Evidence) -> Figure:
 def _between(
     evidence: Evidence, parameter: str, a: str, b: str, ends: Mapping[float, str]
 ) -> dict[float, str]:
-    """Maps between those of ``a`` and ``b`` by one parameter; ``ends`` as of `line`."""
+    """Cells whose map lies between those of ``a`` and ``b``, by one parameter, as in `line`."""
     return line(evidence, f"attention.{parameter}", ends, variant="between", attention__a=a,
                 attention__b=b)  # fmt: skip
 
@@ -264,7 +265,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
 
 
 def _per_class(evidence: Evidence, columns: Mapping[str, str | None]) -> pd.DataFrame:
-    """IoU of each class for some cells, the largest gain of the last over the first on top."""
+    """IoU of each class for some cells, sorted by the gain of the last cell over the first."""
     present = {name: key for name, key in columns.items() if key}
     if len(present) < len(columns):
         return pd.DataFrame()

@@ -80,7 +80,7 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
 
 
 def _gains(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Per data set what CSA gains over vanilla by class, and by size of regions."""
+    """Yield each data set with what CSA gains over vanilla by class, and by size of regions."""
     for dataset in evidence.df["dataset"].astype(str).unique():
         part = evidence.only(dataset=dataset)
         csa, vanilla = _cell(part, "csa", False), _cell(part, "vanilla", False)

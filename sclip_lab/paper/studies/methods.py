@@ -21,9 +21,9 @@ def _unified(evidence: Evidence) -> Evidence:
 
 
 def _pairs(evidence: Evidence) -> dict[tuple[str, str], tuple[str, str]]:
-    """Variant and another protocol -> (spec under that one, spec under the one that all share).
+    """(variant, protocol) -> (spec under this protocol, spec under the protocol that all share).
 
-    A variant may have several: FreeCP's protocol is for ClearCLIP and GEM, which have their own.
+    A variant may have several protocols: ClearCLIP and GEM have FreeCP's besides their own.
     """
     cells = evidence.cells
     same = cells[cells["protocol"].astype(str) == ONE]
@@ -95,7 +95,7 @@ def _gains_by_protocol(evidence: Evidence, pairs: dict[tuple[str, str], tuple[st
 
 
 def _dots(table: pd.DataFrame, value: str, names: list[str], height: float) -> Figure:
-    """A dot for each row on its interval, so many inches below each other."""
+    """A chart with a dot and an interval for each row; a row is ``height`` inches high."""
     rows = range(len(table))
     with charts((5.0, 0.9 + height * len(table))) as (figure, [ax]):
         ax.hlines(rows, table["low"], table["high"], color=COLORS[5], lw=4)

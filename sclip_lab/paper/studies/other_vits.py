@@ -16,7 +16,7 @@ VARIANTS = ("vanilla", "maskclip", "csa")
 
 
 def _grid(evidence: Evidence) -> dict[str, dict[str, str]]:
-    """Backbone, with the source of its weights where they are random -> variant -> spec."""
+    """Backbone -> variant -> spec; the name of a backbone with random weights says so."""
     grid = by_backbone(evidence, {name: {"variant": name} for name in VARIANTS})
     is_trained = {name: any(random_seed(evidence, key) is None for key in cells.values())
                   for name, cells in grid.items()}  # fmt: skip

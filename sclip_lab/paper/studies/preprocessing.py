@@ -26,8 +26,8 @@ ONE_WINDOW = "one window holds the whole photo, so the stride changes nothing"
 def _settings(evidence: Evidence, variant: str) -> dict[tuple[int, int, int], str]:
     table, columns = pick(evidence, variant=variant), [f"protocol.{name}" for name in SIZES]
     if not set(columns) <= set(table):
-        return {}  # cells of another program do not say
-    # A side of null (the photo as it is, or the whole photo as one window) is none to compare.
+        return {}  # cells of another program lack these columns
+    # Cells with null for a size (the photo as it is, or as one window) cannot be compared by it.
     sides = table[columns].dropna().astype(int)
     settings = zip(sides.itertuples(index=False, name=None), map(str, sides.index), strict=True)
     return dict(sorted(settings))
@@ -38,16 +38,16 @@ def _in_words(sizes: tuple[int, int, int]) -> str:
 
 
 def seconds(spec: Spec) -> float:
-    """Of one variant on the first photo, from pixels to patch embeddings: the fastest of three."""
+    """Seconds from the first photo's pixels to its patch embeddings, the fastest of three runs."""
     from sclip_lab.segmentation.pipeline import encode_photo
 
-    photo, taken = spec.dataset[0].image, []
+    photo, durations = spec.dataset[0].image, []
     for _ in range(REPEATS):
         start = time.perf_counter()
         _, encoded = encode_photo(spec.backbone, photo, spec.protocol, spec.attention)
         encoded.patches.sum().item()  # waits for a GPU
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        durations.append(time.perf_counter() - start)
+    return min(durations)
 
 
 def _claims(evidence: Evidence) -> list[Claim]:
@@ -80,7 +80,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
 
 
 def _strides(settings: dict[tuple[int, int, int], str]) -> dict[tuple[int, int], list[int]]:
-    """(short side, window) -> its strides, where there are several."""
+    """(short side, window) -> strides of cells with these sizes, where there are several."""
     strides: dict[tuple[int, int], list[int]] = {}
     for side, crop, stride in sorted(settings):
         strides.setdefault((side, crop), []).append(stride)

@@ -33,7 +33,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
         (csa, "any single one lies within 3 points of q and k", "1.4"),
         (mean, "any single one lies within 3 points of the mean of q and k", ""),
     ):
-        # Of the sum, a row weighs twice as much against the residual; of the mean, as any other.
+        # A row of the sum weighs twice as much against the residual as a row of any other map.
         where = "" if base == csa else " where all maps have one weight"
         text = f"CSA is insensitive to the projection{where}: {words}"
         if base and singles:
@@ -86,7 +86,8 @@ def map_correlations(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame |
     """Pearson correlation of attention maps, averaged over the chosen points of all photos.
 
     Returns:
-        names of ``specs`` by names of specs, each in -1 .. 1; None where fewer than two have maps.
+        a row and a column for each of ``specs`` by its name, entries in -1 .. 1; None where fewer
+        than two have maps.
     """
     maps: dict[str, list[np.ndarray]] = {spec: [] for spec in specs}
     for picture in evidence.pictures:

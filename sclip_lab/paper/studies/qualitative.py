@@ -20,7 +20,7 @@ EACH = 2  # photos of each kind
 
 
 def chosen(evidence: Evidence) -> dict[str, list[str]]:
-    """Names of photos: largest gain, median, smallest; none twice, so with few photos fewer."""
+    """Names of photos with largest, median and smallest gain; no photo is named twice."""
     csa_vanilla = pair(evidence)
     if csa_vanilla is None:
         return {}

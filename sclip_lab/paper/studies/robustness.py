@@ -1,4 +1,4 @@
-"""Does the gain of CSA survive blur, noise, compression and darkness."""
+"""Does the gain of CSA survive blur, noise, compression and darkness?"""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
 
 
 def _strengths(evidence: Evidence, kinds: list[str]) -> list[str]:
-    """What the strengths of each change are, as its views say."""
+    """What strengths 1 to 3 of each change mean, in words, from the parameters of the views."""
     lines = []
     for kind in kinds:
         parameter, words = MEANING.get(kind, ("", ""))

@@ -20,7 +20,7 @@ ONE_TOKEN = (
 
 
 def _setting(cell: pd.Series, usual: pd.Series) -> str:
-    """What differs from the usual cell; "as published" for nothing."""
+    """What differs from the cell ``usual``, in words; "as published" if nothing does."""
     parts = []
     for name in CHANGED:
         value, before = cell.get(f"protocol.{name}"), usual.get(f"protocol.{name}")

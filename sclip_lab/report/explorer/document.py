@@ -22,18 +22,19 @@ from sclip_lab.core import files
 from sclip_lab.report.explorer.maps import Maps, VariantMaps
 from sclip_lab.report.pictures import PALETTE
 
-# Steps of a map. Half of a byte's would be seen as bands; all of them are noise that does not pack.
+# Steps of a map: 15 (half a byte) would show as bands; 255 (a byte) keep noise, which does not
+# compress.
 LEVELS = 31
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page as one HTML file; a notebook shows it by itself."""
+    """A page as one HTML text, which Jupyter shows at the end of a cell."""
 
     html: str
 
     def save(self, path: str | Path) -> Path:
-        """Write it; raises LabError where that is impossible."""
+        """Write the page to a file. Raises LabError where it cannot be written."""
         files.write_text(Path(path), self.html)
         return Path(path)
 
@@ -43,7 +44,7 @@ class Page:
 
 
 def page(maps: Maps, title: str = "photo") -> Page:
-    """The explorer of one photo: of what `sclip_lab.report.explorer.maps.look` returns."""
+    """The explorer page of one photo, from what `sclip_lab.report.explorer.maps.look` returns."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     html = environment.from_string(_asset("explorer.html.j2")).render(
         title=title,
@@ -82,7 +83,7 @@ def _variant(variant: VariantMaps) -> dict[str, Any]:
         "label": variant.label,
         "attention": None if variant.attention is None else _stored(variant.attention),
         "heads": None if variant.heads is None else _stored(variant.heads),
-        # Symmetric: the lower triangle, row by row. -1 .. 1 to 0 .. LEVELS.
+        # The matrix is symmetric: its lower triangle, row by row, -1 .. 1 as 0 .. LEVELS.
         "similarity": _packed(_levels((variant.similarity[rows] + 1) / 2)),
         "top": _packed(variant.top.astype("<u2").view(np.uint8)),
         "probability": _packed((255 * variant.probability).round().astype(np.uint8)),
@@ -91,8 +92,8 @@ def _variant(variant: VariantMaps) -> dict[str, Any]:
 
 
 def _stored(maps: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Maps (..., P) as bytes: the square root of each weight over the map's largest, which is kept
-    too. Square roots leave more of the steps to small weights."""
+    """Maps (..., P) as bytes: the square root of each weight divided by its map's largest weight,
+    which is stored too. Square roots leave more of the steps to small weights."""
     flat = maps.reshape(-1, maps.shape[-1])
     largest = flat.max(axis=1)
     relative = np.sqrt(np.clip(flat, 0, None) / np.maximum(largest, 1e-12)[:, None])

@@ -1,7 +1,7 @@
 """What the explorer shows of one photo: attention, similarity and labels of every patch.
 
-The photo is one window, so that every patch can look at every other. The evaluation cuts windows,
-so labels can differ from a prediction's.
+The photo is one window, so that every patch can look at every other. The evaluation cuts photos
+into windows, so the labels here can differ from its predictions.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ class VariantMaps:
 
     Attributes:
         label: its name.
-        attention: (P, P) weights averaged over heads, row i is where patch i looks; rows over
-            patches alone, so they sum to at most the sum of the variant's rows. None where the
+        attention: (P, P) weights averaged over heads; row i is where patch i looks. Columns are
+            patches alone, so a row sums to at most the sum of the variant's row. None where the
             variant has no single map.
-        heads: (sampled P, heads, pooled P) the same for each head, for every ``stride``-th patch
-            along both axes, keys averaged over squares of ``pool`` x ``pool``; None likewise.
+        heads: (sampled P, heads, pooled P) weights of each head, for every `Maps.stride`-th patch
+            along both axes, averaged over squares of `Maps.pool` x `Maps.pool` patches that are
+            looked at. None where ``attention`` is None.
         similarity: (P, P) cosine of patch embeddings, -1 .. 1.
         top: (P, up to 5) class ids, the most probable first.
-        probability: (P, up to 5) theirs, 0 .. 1.
+        probability: (P, up to 5) probabilities of the classes in ``top``, 0 .. 1.
     """
 
     label: str
@@ -66,8 +67,8 @@ class Maps:
         variants: in the order asked for.
         layers: (sampled P, depth, pooled P) attention weights of the trained blocks, averaged
             over heads.
-        stride: of the patches that ``layers`` and ``heads`` are kept for.
-        pool: side of the squares that ``heads`` and ``layers`` are averaged over.
+        stride: ``layers`` and `VariantMaps.heads` show where every ``stride``-th patch looks.
+        pool: side, in patches, of the squares over which these two average weights.
         mask: (height, width) class ids of the truth, or None.
         backbone: name of the network.
     """
@@ -115,7 +116,7 @@ def look(
     size, grid = _fitted(protocol.resized(*image.shape[:2]), backbone.patch_size, max_patches)
     window = to_input(image, size, backbone)[None]
     readout = make_readout(backbone, vocabulary, protocol)
-    # All pairs of patches for every head would be a hundred megabytes.
+    # Weights of all pairs of patches in every head would be a hundred megabytes.
     stride, pool = max(1, -(-max(grid) // 7)), max(1, -(-max(grid) // 14))
     variants, labels = list(attention.values()), list(attention)
     by_index: dict[int, VariantMaps] = {}
@@ -147,7 +148,8 @@ def sampled(grid: tuple[int, int], stride: int) -> npt.NDArray[np.int64]:
 def _fitted(
     size: tuple[int, int], patch: int, most: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """A size in whole patches, of about the same shape and at most so many; and its grid."""
+    """A size in pixels of whole patches, at most ``most`` of them, in about the shape of ``size``;
+    and its grid."""
     grid = [max(1, round(side / patch)) for side in size]
     while grid[0] * grid[1] > most:
         longer = 0 if grid[0] / size[0] >= grid[1] / size[1] else 1
@@ -200,7 +202,7 @@ def _among_patches(weights: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _pooled(maps: Tensor, grid: tuple[int, int], pool: int) -> Tensor:
-    """(..., P) averaged over squares of patches, cut at the lower and right border."""
+    """Average maps (..., P) over squares of patches, cut at the lower and right border."""
     flat = maps.flatten(0, -2).unflatten(1, grid)[:, None]
     means = F.avg_pool2d(flat, pool, ceil_mode=True, count_include_pad=False)
     return means.flatten(1).unflatten(0, maps.shape[:-1])

@@ -1,9 +1,9 @@
-"""Several data sets together: the mean of their scores, and who is first on which.
+"""Several data sets together: mean scores over them, and each variant's rank on each.
 
-Benchmarks share photos (`COLLECTIONS`). There, two images of one name are one photo, and it is
-drawn for all its data sets or for none: photos are resampled within strata, one for each set of
-data sets that hold a photo, so that every data set keeps its size. Elsewhere equal file names mean
-nothing.
+Data sets of one group of `COLLECTIONS` share photos: images of one name are one photo, which a
+resample draws for all its data sets or for none. A stratum holds the photos that belong to the same
+data sets; photos are resampled within strata, so that every data set keeps its size. Outside these
+groups equal file names mean nothing.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Shared = Collection[Collection[str]]
 class Together:
     """Variants that were evaluated on all data sets of a results DataFrame.
 
-    A variant is a label with a backbone and a protocol, and with whatever else tells two specs of
-    these apart on one data set. What a protocol sets for a data set (a threshold, a scale) does
-    not.
+    A variant is a label, a backbone and a protocol, and the configuration values in which specs
+    with the same three differ on one data set. A value that a protocol sets for each data set (a
+    threshold, a scale) makes no new variant.
 
     Args:
         df: from `results.load`.
@@ -45,13 +45,14 @@ class Together:
         shared: further groups of data sets in which images of one name are one photo.
 
     Attributes:
-        table: one row per variant: attention, backbone, protocol, and what tells them apart.
-        datasets: their names. left_out: variants that lack one of them.
-        samples: per variant, per data set, its counts. scores: the same, scored.
+        table: one row per variant: attention, backbone, protocol, and values that tell it apart.
+        datasets: names. left_out: labels of variants that were not evaluated on all data sets.
+        samples: for each variant, its counts on each data set. scores: the same, scored.
+        design: how the photos of all data sets are drawn.
 
     Raises:
-        LabError: an unknown data set in ``apart`` or ``shared``; specs of one variant and data
-            set, or of one data set, with different images; no variant that has all data sets.
+        LabError: an unknown data set in ``apart`` or ``shared``; two specs of one variant on one
+            data set; different numbers of images on one data set; no variant has all data sets.
     """
 
     def __init__(
@@ -82,7 +83,10 @@ class Together:
             by_dataset = {str(row["dataset"]): str(row["spec"]) for _, row in members.iterrows()}
             label = str(members["attention"].iloc[0])
             if len(by_dataset) < len(members):
-                raise LabError(f"'{label}' has several specs of one data set, equal but for names")
+                raise LabError(
+                    f"'{label}' has several specs on one data set, and no configuration value "
+                    "tells them apart"
+                )
             if set(by_dataset) < set(self.datasets):
                 self.left_out.append(label)
                 continue
@@ -98,7 +102,7 @@ class Together:
         self.scores = [flat[k : k + width] for k in range(0, len(flat), width)]
 
     def _collections(self, apart: Collection[str], shared: Shared) -> dict[str, str]:
-        """Data set -> what its photos are of: the first data set of its group."""
+        """Map each data set to the first one that shares photos with it, or to itself."""
         collection = {name: name for name in self.datasets}
         for group in (*COLLECTIONS, *shared):
             together = [name for name in self.datasets if name in group and name not in apart]
@@ -110,7 +114,7 @@ class Together:
 
     @property
     def means(self) -> list[Scored]:
-        """Per variant, the mean over data sets."""
+        """For each variant, its mean score over data sets."""
         return [Scored.mean(row) for row in self.scores]
 
     def attrs(self, level: float) -> dict[Any, Any]:
@@ -126,15 +130,15 @@ def mean_over_datasets(
     apart: Collection[str] = (),
     shared: Shared = (),
 ) -> pd.DataFrame:
-    """The average of the table's last column, with its interval.
+    """Average each variant's score over data sets, with an interval.
 
     Args:
         df, statistic, n, seed, apart, shared: see `Together`. level: of the interval.
 
     Returns:
-        One row per variant: attention, backbone, protocol, what else tells them apart; mean, low,
-        high, unbeaten (`results.summary`), datasets (how many), photos (different ones), and a
-        column per data set with its score. ``attrs``: level, datasets, left_out.
+        One row per variant: attention, backbone, protocol, values that tell it apart; mean, low,
+        high, unbeaten (see `results.summary`), datasets (how many), photos (each counted once), and
+        a column per data set with the score. ``attrs``: level, datasets, left_out (see `Together`).
     """
     check(statistic, n, level)
     all_of = Together(df, statistic, n, seed, apart, shared)
@@ -163,18 +167,18 @@ def mean_differences(
     apart: Collection[str] = (),
     shared: Shared = (),
 ) -> pd.DataFrame:
-    """Every variant's mean over data sets against one.
+    """Compare every variant's mean over data sets with that of a baseline.
 
     Args:
         baseline: a choice that names one variant, see `sclip_lab.results.table.choices`.
-        df, statistic, n, level, seed, apart, shared: as `mean_over_datasets`.
+        df, statistic, n, level, seed, apart, shared: as in `mean_over_datasets`.
 
     Returns:
         One row per other variant: a, b, difference, low, high, p, p_permutation (a photo is
         swapped in all its data sets), p_holm, p_max_t, datasets, photos.
 
     Raises:
-        LabError: a baseline that is unknown or names several variants.
+        LabError: a baseline that is unknown or names several variants; no other variant.
     """
     check(statistic, n, level)
     all_of = Together(df, statistic, n, seed, apart, shared)
@@ -215,10 +219,10 @@ def ranks(
     apart: Collection[str] = (),
     shared: Shared = (),
 ) -> pd.DataFrame:
-    """Places of the variants, for a picture.
+    """Rank the variants on each data set, for a picture.
 
-    No test comes with it: five benchmarks that do not share photos are too few for one over
-    data sets (with five, even the same winner everywhere has p = 0.06 in a sign test).
+    No test is made: five benchmarks that do not share photos are too few for a test over data
+    sets (even if one variant wins on all five, a sign test has p = 0.06).
 
     Returns:
         One row per variant and data set: the variant's columns, dataset, score, rank (1 is best,
@@ -249,7 +253,7 @@ def ranks(
 
 
 def _distinguishing(specs: pd.DataFrame) -> list[str]:
-    """Config columns in which specs of one name differ on one data set."""
+    """Configuration columns in which specs of equal `VARIANT` columns differ on one data set."""
     groups = specs.groupby([*VARIANT, "dataset"], observed=True, sort=False)
     columns = [c for c in map(str, specs) if c.startswith(tuple(f"{v}." for v in VARIANT))]
     return [c for c in columns if (groups[c].nunique(dropna=False) > 1).any()]
@@ -258,7 +262,7 @@ def _distinguishing(specs: pd.DataFrame) -> list[str]:
 def _design(
     images: dict[str, np.ndarray], n: int, seed: int, collection: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], Design]:
-    """Per data set the place of each of its images among all photos, and how these are drawn."""
+    """Return each data set's images as indices into all photos, and how the photos are drawn."""
     rows = pd.DataFrame(
         [(collection[d], str(name), d) for d, names in images.items() for name in names],
         columns=["collection", "name", "dataset"],

@@ -1,7 +1,7 @@
 """Differences between specs, whatever varies: attention, backbone, protocol, readout, a parameter.
 
-Two specs are compared on the same images; `sclip_lab.results.table.choices` says how they are
-named.
+Two specs are compared on the same images; `sclip_lab.results.table.choices` says how a caller names
+specs.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ def difference(
 
     Args:
         df: from `load`.
-        a, b: see `choices`. They are compared wherever both occur with everything else equal.
+        a, b: see `choices`. A spec that ``a`` names is compared with each that ``b`` names and
+            that is equal in everything else.
         statistic, n, level, seed: as in `bootstrap`.
 
     Returns:
         One row per pair: a, b (what tells them apart), spec_a, spec_b, backbone, dataset,
-        protocol ("x, y" where they differ), difference, low, high (`intervals.corrected`), p
-        (two-sided, of the same), p_permutation (`permutation_p`), images. NaN where a score is;
-        low, high and p also on fewer than `intervals.FEWEST_PHOTOS` photos, and the bounds where
-        `intervals.interval` gives none. p_permutation is exact on any number of photos.
+        protocol ("x, y" where they differ), difference, low, high (`intervals.interval`), p
+        (`intervals.p_value`, two-sided), p_permutation (`permutation_p`), images. Where a score is
+        NaN, difference, bounds and both p are; on fewer than `intervals.FEWEST_PHOTOS` photos low,
+        high and p are NaN. p_permutation is exact on any number of photos.
 
     Raises:
         LabError: for an unknown or ambiguous name, or specs seen on different images.
@@ -76,17 +77,18 @@ def differences(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every spec against its baseline: the spec that the choice names, on the same photos, with
-    everything else equal.
+    """Compare every spec with its baseline: the spec that ``baseline`` names, on the same photos,
+    with everything else equal.
 
-    Args: as `difference`; baseline: see `choices`.
+    Args: as in `difference`; baseline: see `choices`.
 
     Returns:
-        The columns of `difference`, then p_holm and p_max_t: p adjusted for all differences of one
-        data set, see `multiple`. ``attrs["left_out"]`` lists the specs that have no baseline.
+        The columns of `difference`, then p_holm (p adjusted for all differences of one data set)
+        and p_max_t (for all on the same photos), see `multiple`. ``attrs["left_out"]`` lists the
+        specs that have no baseline.
 
     Raises:
-        LabError: an unknown baseline, one that several specs are, or nothing to compare with it.
+        LabError: an unknown baseline, several baselines for one spec, or nothing to compare.
     """
     check(statistic, n, level)
     pairs, left_out = with_baseline(df, baseline)
@@ -94,7 +96,7 @@ def differences(
     compared = comparisons.of(pairs, level, permuted=True)
     by = compared.groupby("dataset", sort=False)["p"]
     compared["p_holm"] = by.transform(lambda p: multiple.holm(p.to_numpy()))
-    # Max-T needs the same resamples: those of the same photos.
+    # Max-T needs shared resamples, which only specs of the same photos have.
     for group in comparisons.groups:
         is_of_group = compared["spec_a"].isin(group)
         gaps = [comparisons.gap(*pair) for pair in pairs if pair[0] in group]
@@ -104,7 +106,7 @@ def differences(
 
 
 def with_baseline(df: pd.DataFrame, baseline: Choice) -> tuple[list[Pair], list[str]]:
-    """The pairs of `differences`, each a spec and its baseline; and the specs that have none."""
+    """The pairs (spec, its baseline) of `differences`, and the specs that have no baseline."""
     table = spec_rows(df)
     chosen = choose(table, baseline)
     fixed = [c for c in described(table) if c not in chosen.free]
@@ -133,14 +135,14 @@ def all_pairs(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every pair of specs of a data set that were evaluated on the same images.
+    """Compare every two specs that were evaluated on the same images of a data set.
 
     Returns:
-        The columns of `difference` but p_permutation, and p_bh: p adjusted after Benjamini and
-        Hochberg for all pairs of the data set. The better one is ``a``.
+        The columns of `difference` without p_permutation, and p_bh: p adjusted after Benjamini and
+        Hochberg for all pairs of the data set. Column ``a`` has the spec with the higher score.
 
     Raises:
-        LabError: no two specs of the same images.
+        LabError: no two specs were evaluated on the same images.
     """
     check(statistic, n, level)
     comparisons = Comparisons(df, statistic, n, seed)
@@ -157,10 +159,10 @@ def all_pairs(
 
 
 class Comparisons:
-    """Differences between any two specs, by one `bootstrap` of all, with its arguments.
+    """Differences between any two specs, by one bootstrap of all; arguments as in `bootstrap`.
 
     Attributes:
-        groups: per set of photos its specs, scored on the same resamples.
+        groups: for each set of photos {spec: score}; all specs of a group share resamples.
     """
 
     def __init__(
@@ -175,11 +177,11 @@ class Comparisons:
         self._facts = {str(row["spec"]): row for _, row in spec_rows(df).iterrows()}
 
     def gap(self, a: str, b: str) -> Scored:
-        """The difference of two specs of the same photos."""
+        """score(a) - score(b) of two specs that were evaluated on the same photos."""
         return self._scored[a] - self._scored[b]
 
     def photos(self, spec: str) -> int:
-        """How many photos with counted pixels a spec's score rests on."""
+        """The number of photos with counted pixels that a spec's score rests on."""
         return len(self._sample(spec).photos)
 
     def _sample(self, spec: str) -> Sample:
@@ -188,7 +190,7 @@ class Comparisons:
         return sample
 
     def counts(self, spec: str) -> str:
-        """A digest of a spec's counts on every photo: equal for specs that cannot differ."""
+        """A digest of a spec's counts; two specs with the same counts on every photo share it."""
         if spec not in self._counts:
             self._counts[spec] = self._digest(spec, self._sample(spec).totals)
         return self._counts[spec]
@@ -197,8 +199,8 @@ class Comparisons:
         return f"{self._group[spec]}-{hashlib.sha256(totals.tobytes()).hexdigest()[:16]}"
 
     def above_floor(self, spec: str) -> tuple[str, float, float]:
-        """The highest of `floors.totals` on a spec's photos: name, score, and two-sided p of the
-        spec's difference from it, 1 where the spec scores less."""
+        """The highest of `floors.totals` on a spec's photos: its name, its score, and the two-sided
+        p of its difference from the spec's score; p is 1 unless the spec scores higher."""
         scored, sample = self._scored[spec], self._sample(spec)
         true = sample.totals[:, 1]
         key = self._digest(spec, true)
@@ -214,17 +216,17 @@ class Comparisons:
         return name, floor.estimate, p_value(gap) if gap.estimate > 0 else 1.0
 
     def only(self, specs: Collection[str]) -> list[dict[str, Scored]]:
-        """The groups without all other specs."""
+        """`groups` with these specs alone; groups without any of them are dropped."""
         groups = [{s: x for s, x in group.items() if s in specs} for group in self.groups]
         return [group for group in groups if group]
 
     def of(
         self, pairs: Sequence[Pair], level: float = 0.95, *, permuted: bool = False
     ) -> pd.DataFrame:
-        """The rows of `difference`, without p_permutation unless ``permuted``.
+        """One row of `difference` per pair, with p_permutation only if ``permuted``.
 
         Raises:
-            LabError: two specs that were seen on different images.
+            LabError: the specs of a pair were evaluated on different images.
         """
         machines.warn(self.df, {spec for pair in pairs for spec in pair})
         rows = []
@@ -257,7 +259,7 @@ class Comparisons:
 def _compared(
     df: pd.DataFrame, pairs: Sequence[Pair], statistic: str, n: int, seed: int
 ) -> Comparisons:
-    """The bootstrap of the specs of these pairs alone."""
+    """`Comparisons` of the specs in ``pairs`` alone."""
     rows = df[df["spec"].isin({spec for pair in pairs for spec in pair})]
     return Comparisons(rows, statistic, n, seed)
 
@@ -265,8 +267,8 @@ def _compared(
 def _partners(
     rows: pd.DataFrame, others: pd.DataFrame, fixed: Sequence[str], photos: Mapping[str, int]
 ) -> dict[str, list[str]]:
-    """Per spec of ``rows`` those of ``others`` that saw the same photos and are equal in the
-    ``fixed`` columns."""
+    """Map each spec of ``rows`` to the specs of ``others`` that were evaluated on the same photos
+    and are equal in the columns ``fixed``."""
     by_key: dict[tuple[Any, ...], list[str]] = {}
     for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
         by_key.setdefault((photos[spec], *key), []).append(spec)

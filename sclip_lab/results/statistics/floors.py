@@ -1,4 +1,4 @@
-"""What a prediction scores that looks at no photo: the floor below which a score says nothing."""
+"""Scores of predictions made without a look at the photo: below these a score says nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ CONSTANT, MAJORITY, RANDOM = (
 def totals(true: Array) -> dict[str, Array]:
     """Counts of three predictions that need no network.
 
-    Best constant class: one class everywhere, that with most pixels. Most frequent class per photo:
-    each photo is named by its largest class, which nobody knows without its mask. Random patches:
-    each class of the vocabulary is equally likely at each place (expected counts).
+    Best constant class: the class with most pixels of all photos, predicted everywhere. Most
+    frequent class per photo: the photo's largest class, predicted on all of it; nobody knows this
+    class without the mask. Random patches: each class is equally likely at each place (expected
+    counts).
 
     Args:
         true: (images, classes) pixels by true class.

@@ -17,19 +17,20 @@ from scipy import special
 from sclip_lab.results.statistics.resampling import Scored
 
 Interval = tuple[float, float]
-FEWEST_PHOTOS = 10  # below, a score is described: no interval, no p, no verdict
-# A standard error below this share of the scale 1 is rounding.
+FEWEST_PHOTOS = 10  # on fewer photos a score has no interval, no p and no verdict
+# Scores lie in 0 .. 1; a standard error below this is rounding.
 _ROUNDING = 1e-12
 
 
 def standard_error(scored: Scored) -> tuple[float, float]:
     """Jackknife standard error and its degrees of freedom, summed over strata.
 
-    sum over strata h of (n_h - 1) / n_h * sum of squares of (score without one - their mean);
-    degrees of freedom after Satterthwaite, n - 1 for one stratum.
+    Its square is the sum over strata h of (n_h - 1) / n_h * sum of squared deviations of the n_h
+    scores with one photo left out from their mean. The degrees of freedom are Satterthwaite's,
+    n - 1 for one stratum. A photo that is alone in its stratum adds nothing.
 
     Returns:
-        both NaN with fewer than two photos. A photo that is alone in its stratum adds nothing.
+        error and degrees of freedom; both NaN where no stratum holds two photos.
     """
     parts, freedom = [], []
     for members in scored.design.members:
@@ -51,8 +52,9 @@ def standard_error(scored: Scored) -> tuple[float, float]:
 def bias(scored: Scored) -> float:
     """Bootstrap estimate of the bias: mean of the resampled scores minus the score.
 
-    What the resamples happened to draw is taken out to first order, with the influence of each
-    photo from the jackknife (Efron, JASA 85, 1990): of a score that is linear it is exactly 0.
+    Resamples that happen to draw some photos more often shift this mean; the shift is subtracted
+    to first order, with each photo's influence from the jackknife (Efron, JASA 85, 1990). For a
+    linear score the estimate is exactly 0.
     """
     if np.isnan(scored.resampled).all() or np.isnan(scored.without).all():
         return np.nan
@@ -65,23 +67,24 @@ def bias(scored: Scored) -> float:
 
 
 def corrected(scored: Scored, level: float = 0.95) -> Interval:
-    """Student's interval without bias, cut at the score's bounds, never without the estimate."""
+    """Student's interval around the score without its bias, cut at the score's bounds, and widened
+    where needed to contain the score."""
     if np.isnan(scored.estimate):
         return np.nan, np.nan
     error, freedom = standard_error(scored)
     reach = error * special.stdtrit(freedom, (1 + level) / 2)
     middle = scored.centre - bias(scored)
     low, high = np.clip([middle - reach, middle + reach], *scored.bounds)
-    # np.minimum keeps NaN: the interval of one photo.
+    # np.minimum keeps NaN, as for a single photo.
     return float(np.minimum(low, scored.estimate)), float(np.maximum(high, scored.estimate))
 
 
 def interval(scored: Scored, level: float = 0.95) -> Interval:
     """Low and high of `corrected`, or NaN for both where no interval can be given.
 
-    There is none on fewer than `FEWEST_PHOTOS` photos, or where all photos say exactly the same.
-    There is none either where the score lies outside: then classes of the vocabulary are missing
-    from the photos, and the interval is that of the other classes' mean.
+    None is given on fewer than `FEWEST_PHOTOS` photos, where all photos show exactly the same, or
+    where the score does not lie strictly inside: then classes of the vocabulary are missing from
+    the photos, and the interval is that of the other classes' mean.
     """
     if _few(scored):
         return np.nan, np.nan
@@ -94,9 +97,9 @@ def _few(scored: Scored) -> bool:
 
 
 def studentised(scored: Scored, at: float = 0.0) -> tuple[float, float]:
-    """How far the score without its bias lies above ``at``, in standard errors, and degrees of
-    freedom. 0 where the field's score lies on the other side of ``at``; NaN on fewer than
-    `FEWEST_PHOTOS` photos."""
+    """Distance of the score without its bias from ``at``, in standard errors, and the degrees of
+    freedom. The distance is 0 where the score with its bias lies on the other side of ``at``,
+    infinite where the error is 0, and NaN on fewer than `FEWEST_PHOTOS` photos."""
     error, freedom = standard_error(scored)
     if _few(scored):
         return np.nan, freedom
@@ -113,9 +116,9 @@ def p_value(scored: Scored, at: float = 0.0) -> float:
     """Two-sided p of "the true value is ``at``", below 1 - level where `corrected` excludes it.
 
     Returns:
-        NaN where the score or its error is, and on fewer than `FEWEST_PHOTOS` photos. A difference
-        that is the same on all photos has no error: it gets 2 / 2^photos, the least that swapping
-        the two photo by photo can show.
+        NaN where the score or its error is NaN, and on fewer than `FEWEST_PHOTOS` photos. A
+        difference that is the same on all photos has error 0: its p is 2 / 2^photos, the least p
+        that `permutation.permutation_p` can give.
     """
     statistic, freedom = studentised(scored, at)
     if np.isinf(statistic):
@@ -131,9 +134,9 @@ def mean_interval(
     level: float = 0.95,
     bounds: tuple[float | None, float | None] = (None, None),
 ) -> Interval:
-    """Interval of the mean of one number a photo, which holds its level where these are skewed.
+    """Interval of the mean of one number a photo, with the right coverage for skewed numbers too.
 
-    It holds both Student's interval and Hall's (JRSS B 54, 1992), which takes skewness out by a
+    It spans both Student's interval and Hall's (JRSS B 54, 1992), which takes skewness out by a
     cubic that can be inverted. Student's alone is too narrow for skewed numbers, Hall's for heavy
     tails: docs/statistics.md has the simulation.
 
@@ -141,10 +144,10 @@ def mean_interval(
         values: (photos,); NaN where a photo has none.
         level: of the interval.
         bounds: lowest and highest possible value, None for no bound. The interval is cut there:
-            no mean can lie beyond, so it holds the true mean as often as before.
+            no mean can lie beyond, so it covers the true mean as often as before.
 
     Returns:
-        NaN for fewer than three numbers, or where all are equal.
+        low, high; both NaN for fewer than three numbers, or where all are equal.
     """
     numbers, mean, spread, skew = _moments(values)
     count = len(numbers)

@@ -1,8 +1,8 @@
 """p-values of several questions at once.
 
-A family is a set of questions that are asked together. Holm and max-T keep the chance of a single
-wrong "differs" in it below alpha. Benjamini and Hochberg keep the expected share of wrong ones
-among all that are called different.
+A family is a set of questions that are asked together. Holm and max-T keep the chance that a family
+gets any wrong "differs" below alpha. Benjamini and Hochberg keep the expected share of wrong
+answers among all "differs" below alpha.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def holm(p: npt.ArrayLike) -> Array:
         p: (questions,) in 0 .. 1; NaN is no question.
 
     Returns:
-        (questions,) adjusted, NaN where p is.
+        (questions,) adjusted p, NaN where ``p`` is NaN.
     """
     p = np.asarray(p, np.float64)
     order = np.argsort(p, kind="stable")  # NaN last
@@ -36,12 +36,12 @@ def holm(p: npt.ArrayLike) -> Array:
 
 
 def benjamini_hochberg(p: npt.ArrayLike) -> Array:
-    """Benjamini and Hochberg's adjustment (JRSS B 57, 1995), by scipy; args as `holm`."""
+    """Benjamini and Hochberg's adjustment (JRSS B 57, 1995), by scipy; args as in `holm`."""
     p = np.asarray(p, np.float64)
     is_question = ~np.isnan(p)
     adjusted = np.full(len(p), np.nan)
     if is_question.any():
-        from scipy import stats  # takes half a second, and is asked for rarely
+        from scipy import stats  # this import takes half a second, and few calls need it
 
         adjusted[is_question] = stats.false_discovery_control(p[is_question])
     return adjusted
@@ -50,19 +50,20 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Array:
 def max_t(differences: Sequence[Scored]) -> Array:
     """Step-down max-T (Westfall and Young, 1993; Romano and Wolf, JASA 100, 2005).
 
-    Each difference in standard errors is compared with the largest of its family in resamples,
-    moved to a mean of 0: like Holm's, but differences that go together cost less. The
-    resampled ones are divided by the root of a chi-square over its degrees of freedom, one draw
-    a resample, so that a family of one gives Student's p.
+    Each difference is compared, in standard errors, with the largest difference of its family in
+    resamples that are moved to a mean of 0. This keeps the same error low as Holm's adjustment, but
+    correlated differences cost less. A resample is divided by the root of a drawn chi-square over
+    its degrees of freedom, so that a family of one gets Student's p.
 
-    A difference that is the same on all photos has no standard error, so its p (that of swapping
-    photos) is adjusted by Holm's factor instead. No adjusted p is below its own p.
+    A difference that is the same on all photos has standard error 0, so its p (see
+    `intervals.p_value`) is multiplied by Holm's factor instead. Adjusting lowers no p.
 
     Args:
         differences: of one design.
 
     Returns:
-        (differences,) adjusted p, at least 1 / (n + 1); NaN where a difference is.
+        (differences,) adjusted p; NaN where a difference is NaN. It is at least 1 / (n + 1), except
+        for differences that are the same on all photos.
     """
     statistics = [studentised(difference) for difference in differences]
     observed = np.array([abs(statistic) for statistic, _ in statistics])

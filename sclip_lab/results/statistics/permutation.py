@@ -1,8 +1,8 @@
-"""Is the difference of two variants more than chance? Their counts swapped photo by photo.
+"""Is the difference of two variants more than chance? A test that swaps counts photo by photo.
 
-If the two did not differ, either's counts on a photo could as well be the other's. The test keeps
-its level on any number of photos and needs no standard error, but tests more than equal scores:
-that the two are exchangeable.
+If the two variants did not differ, swapping their counts on a photo would change nothing. The test
+keeps its level on any number of photos and needs no standard error. Its null hypothesis is stronger
+than equal scores: the two variants are exchangeable.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ def permutation_p(
 
     Args:
         pairs: counts of a and b on the same images, one pair per data set; the difference is the
-            mean over them, and a photo that several data sets hold is swapped in all at once.
+            mean over data sets, and a photo of several data sets is swapped in all at once.
         photos: how many photos there are.
         statistic: miou, pixel_accuracy or mean_accuracy.
-        n: random swaps; where all 2^photos swaps are no more than that, each is done once.
+        n: random swaps; where at most ``n`` swaps exist (2^photos), each is tried once instead.
         seed: of the swaps.
 
     Returns:
-        in 1 / (n + 1) .. 1, or 2 / 2^photos .. 1 where all are done; NaN where the difference is.
+        in 1 / (n + 1) .. 1, or 2 / 2^photos .. 1 where every swap is tried; NaN where the
+        difference is NaN.
     """
     sums = [(a.totals.sum(0), b.totals.sum(0)) for a, b in pairs]
     observed = _difference(sums, statistic)
     if np.isnan(observed):
         return np.nan
     limit = abs(observed) * (1 - 1e-9) - 1e-12  # equal up to rounding is equal
-    as_large, done = 0, 0
+    as_large, total = 0, 0
     for swaps in _swaps(photos, n, seed):
         moved = []
         for (first, second), (a, b) in zip(sums, pairs, strict=True):
@@ -50,8 +51,8 @@ def permutation_p(
             change = (swaps[:, a.photos] @ gap).reshape(len(swaps), *first.shape)
             moved.append((first + change, second - change))
         as_large += int(np.count_nonzero(np.abs(_difference(moved, statistic)) >= limit))
-        done += len(swaps)
-    return as_large / done if photos <= np.log2(n) else (1 + as_large) / (1 + done)
+        total += len(swaps)
+    return as_large / total if photos <= np.log2(n) else (1 + as_large) / (1 + total)
 
 
 def _difference(
@@ -62,7 +63,7 @@ def _difference(
 
 
 def _swaps(photos: int, n: int, seed: int) -> Iterator[metrics.Array]:
-    """(some, photos) of 0 and 1: all there are, or n at random."""
+    """Yield arrays (some swaps, photos), 1 where a photo is swapped: all 2^photos, or n random."""
     if photos <= np.log2(n):
         yield (np.arange(2**photos)[:, None] >> np.arange(photos) & 1).astype(np.float64)
         return

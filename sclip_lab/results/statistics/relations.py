@@ -1,6 +1,6 @@
-"""Which diagnostic goes with the score over variants: by families of variants, and over photos.
+"""How each diagnostic correlates with the score over variants, tested by families and photos.
 
-That two numbers go together over variants does not say that one makes the other.
+A correlation over variants does not say that one number causes the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sclip_lab.results.statistics.uncertainty import check, resampled, samples
 from sclip_lab.results.table.metrics import Array, divide
 from sclip_lab.results.table.scores import methods_only, spec_rows
 
-FEWEST = 8  # families below which a relation is a description and no finding
+FEWEST = 8  # with fewer families a relation is a description and no finding
 
 
 def relations(
@@ -33,10 +33,11 @@ def relations(
 
     The claim is about variants, and variants of one family are nearly the same variant. So the
     interval resamples families and photos together, and p permutes the families' mean scores
-    against their mean diagnostics. p_adjusted is adjusted over all measures that were tried. Scores
-    and diagnostics are resampled with the same photos; a photo that was not measured counts in the
-    score alone. Controls are left out, and specs on which a measure is not defined. On fewer than
-    `FEWEST_PHOTOS` measured photos there is neither an interval nor a p.
+    against their mean diagnostics; p is never below the two-sided p of resampling photos alone.
+    p_adjusted is p adjusted over all measures. Scores and diagnostics are resampled with the same
+    photos; a photo that was not measured counts in the score alone. Controls are left out, and
+    specs on which a measure is not defined. On fewer than `FEWEST_PHOTOS` measured photos there is
+    neither an interval nor a p.
 
     Args:
         df: from `results.load`. measured: from `results.diagnostics` of the same store.
@@ -45,15 +46,15 @@ def relations(
         families: spec -> name of its family; by default `families_of`.
 
     Returns:
-        One row per data set (and set of images) and measure, the closest relation first: dataset,
-        measure, spearman (over variants; NaN where all values are equal), low, high, by_family
-        (over the means of families), p, p_adjusted, least, most (range of ``spearman`` with one
-        family left out), variants, families, photos (measured), better ("high", "low" or ""),
-        as_expected (True or False where p_adjusted is below 1 - level for at least `FEWEST`
-        families and a direction is known to be good; None elsewhere).
+        One row per data set (and set of images) and measure, the strongest correlation first:
+        dataset, measure, spearman (over variants; NaN where all values are equal), low, high,
+        by_family (over the means of families), p, p_adjusted, least, most (range of ``spearman``
+        with one family left out), variants, families, photos (measured), better ("high", "low" or
+        ""), as_expected (whether the correlation has the direction ``better``; None where
+        p_adjusted is not below 1 - level, families are fewer than `FEWEST`, or ``better`` is "").
 
     Raises:
-        LabError: fewer than three variants, none of which says anything about a rank.
+        LabError: no measure has values for three variants of one data set.
     """
     from sclip_lab.diagnostics import MEASURES
 
@@ -77,7 +78,7 @@ def relations(
         # (n, variants): how often each variant's family was drawn, with replacement.
         copies = draws.multinomial(len(names), np.full(len(names), 1 / len(names)), n)
         drawn_families = copies[:, place].astype(float)
-        # NaN where a spec was not measured.
+        # (measures, variants); NaN where a spec was not measured.
         means = np.stack([grid.mean().reindex(specs).to_numpy() for grid in tried.values()])
         by_family, p, adjusted = over_families(means, estimates, family, n, draws)
         for row, (measure, grid) in enumerate(tried.items()):
@@ -136,7 +137,7 @@ def relations(
 
 
 def families_of(df: pd.DataFrame) -> dict[str, str]:
-    """Family of each spec: variants that are nearly one variant.
+    """The family of each spec. Variants of one family are nearly one variant.
 
     Two variants are of one family if their names share the part before the first underscore (csa,
     csa_q), or if one module computes their attention (vanilla, sharpened). A family bears the name
@@ -146,7 +147,7 @@ def families_of(df: pd.DataFrame) -> dict[str, str]:
         spec -> family.
     """
     configs = df.attrs.get("configs", {})
-    family: dict[str, str] = {}  # of a name's stem or a module
+    family: dict[str, str] = {}  # by mark: the stem of a name, or a module
     families: dict[str, str] = {}
     for _, row in spec_rows(df).iterrows():
         spec = str(row["spec"])
@@ -180,10 +181,11 @@ def over_families(
     Args:
         measures: (measures, variants), NaN where a measure is not defined.
         scores: (variants,). family: (variants,) names.
-        n: permutations of families. draw: of these.
+        n: permutations of families. draw: generator of the permutations.
 
     Returns:
-        (measures,) each; correlation NaN and p 1 where ranks are constant.
+        correlation, p, adjusted p, (measures,) each; NaN, 1, 1 where ranks are constant or fewer
+        than three families have a value.
     """
     draw = np.random.default_rng(0) if draw is None else draw
     names, place = np.unique(family, return_inverse=True)
@@ -213,7 +215,7 @@ def over_families(
 def _tried(
     measured: pd.DataFrame, specs: Sequence[str], images: Collection[str]
 ) -> dict[str, pd.DataFrame]:
-    """Per measure its values, images x specs, where three variants or more have one."""
+    """Map each measure that three specs or more have to its values, images x specs; no controls."""
     from sclip_lab.diagnostics import MEASURES
 
     met = measured["spec"].isin(specs) & measured["image"].isin(images)
@@ -229,8 +231,8 @@ def _tried(
 
 
 def spearman(x: Array, y: Array, weights: Array | None = None) -> Array:
-    """Rank correlation of each row of (rows, variants) with the same row of the other; NaN where
-    a row is constant or holds a NaN.
+    """Rank correlation of each row of ``x``, (rows, variants), with the same row of ``y``; NaN
+    where a row is constant or holds a NaN.
 
     Args:
         weights: (rows, variants) how often each variant counts; once by default.
@@ -252,7 +254,7 @@ def spearman(x: Array, y: Array, weights: Array | None = None) -> Array:
 
 
 def _weighted_ranks(values: Array, weights: Array) -> Array:
-    """Mid-ranks of each row if each entry stood there as often as its weight says."""
+    """Mid-ranks of each row, as if each entry occurred as often as its weight says."""
     ranks = np.empty_like(values)
     for k in range(values.shape[1]):
         below = values < values[:, k : k + 1]

@@ -39,17 +39,17 @@ class Design:
 
     @classmethod
     def plain(cls, photos: int, n: int = 2000, seed: int = 0) -> Design:
-        """One stratum."""
+        """A plain bootstrap: all photos are one stratum."""
         return cls(np.zeros(photos, np.intp), n, seed)
 
     @cached_property
     def members(self) -> list[Index]:
-        """Per stratum, its photos."""
+        """For each stratum, the indices of its photos."""
         return [np.flatnonzero(self.strata == stratum) for stratum in np.unique(self.strata)]
 
     def weights(self) -> Iterator[metrics.Array]:
-        """(some of the n, photos): how often each photo was drawn. The same in chunks of any
-        size."""
+        """Yield arrays (some of the n resamples, photos): how often each photo was drawn. The
+        numbers do not depend on the size of the chunks."""
         photos = len(self.strata)
         draws = [np.random.default_rng([self.seed, s]) for s in range(len(self.members))]
         chunk = max(1, _CELLS // photos)
@@ -87,7 +87,7 @@ class Scored:
         without: (photos,) ``centre`` with one photo left out.
         resampled: (n,) ``centre`` on resampled photos; NaN where nothing true was drawn.
         draws: (photos,) mean of how often each photo was drawn.
-        design: how.
+        design: how photos were drawn.
         bounds: lowest and highest possible value.
         sample: the counts; None for a difference or a mean.
     """
@@ -106,14 +106,14 @@ class Scored:
 
     @staticmethod
     def mean(scores: Sequence[Scored]) -> Scored:
-        """Their mean, all of one design."""
+        """The mean of scores of one design, with its resamples."""
         return combined(scores, [1 / len(scores)] * len(scores), scores[0].bounds)
 
 
 def combined(
     scores: Sequence[Scored], factors: Sequence[float], bounds: tuple[float, float]
 ) -> Scored:
-    """The sum of scores of one design, each times its factor, with its resamples."""
+    """The sum of scores of one design, each times its factor; resamples are summed likewise."""
 
     def total(name: str) -> metrics.Array:
         return sum(f * getattr(s, name) for s, f in zip(scores, factors, strict=True))
@@ -131,7 +131,7 @@ def combined(
 
 
 def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") -> list[Scored]:
-    """Score every sample on the design's resamples and without each photo.
+    """Score every sample on the design's resamples and with each photo left out.
 
     Args:
         samples: of one design.
@@ -162,7 +162,7 @@ def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") ->
 
 
 def defined(totals: metrics.Array, statistic: str) -> metrics.Array:
-    """The statistic over classes with true pixels: (..., 3, classes) -> (...). Writes into
+    """The statistic over classes with true pixels: (..., 3, classes) -> (...). Overwrites
     ``totals``."""
     # Counts are whole numbers, and exact: 0 means none.
     totals[..., 2, :][totals[..., 1, :] == 0] = 0

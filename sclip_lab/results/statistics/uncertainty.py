@@ -1,4 +1,4 @@
-"""Intervals of scores, and the table of a store with them.
+"""Intervals of scores, and the summary of a store: one row per spec.
 
 Every spec of a data set is resampled with the same images, so that two of them can be compared by
 the difference of their scores, which is far less uncertain than either score: see
@@ -36,7 +36,7 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Intervals by resampling images with replacement: `intervals.corrected`.
+    """Scores with intervals, by resampling images with replacement: `intervals.interval`.
 
     Args:
         df: from `load`.
@@ -44,8 +44,8 @@ def bootstrap(
         n: resamples. level: coverage of the interval. seed: of the resamples.
 
     Returns:
-        Index spec, in order of appearance; columns estimate, low, high. NaN where an estimate has
-        no pixel, and where `intervals.interval` gives no bounds.
+        Index spec, in order of appearance; columns estimate, low, high. All are NaN where a spec
+        has no counted pixel; bounds also where `intervals.interval` gives none.
 
     Raises:
         LabError: unknown statistic, n or level out of range.
@@ -71,14 +71,14 @@ def summary(
     Args:
         df: from `load`.
         n, level, seed: as in `bootstrap`.
-        groups: its specs as `resampled` gives them, if they are resampled already.
+        groups: what `resampled` yields for ``df``, if it was called already.
 
     Returns:
         Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
-        unbeaten (`not_beaten`); pixel_accuracy,
-        images, and of how many in the data set; few_classes (how many classes of the images'
-        truth are on fewer than 50 of them); oracle (True where the spec read ground truth: it is
-        never unbeaten); and the config values that differ.
+        unbeaten (`not_beaten`); pixel_accuracy; images (evaluated); oracle (True where the spec
+        read ground truth: it is never unbeaten); of (how many images the data set has);
+        few_classes (how many classes are on at least one, but fewer than 50 of the images); and
+        the config values that differ.
         ``attrs``: level, and floors {data set: {name: score}}, see `floors.floors`.
     """
     check("miou", n, level)
@@ -110,23 +110,23 @@ def summary(
 def not_beaten(scores: list[Scored], level: float = 0.95) -> list[bool]:
     """True for scores that are not significantly below the highest; False for NaN.
 
-    The data choose which score is the highest, so p is adjusted by Holm over all pairs, not over
-    the pairs with that one alone.
+    The data choose which score is the highest, so p is adjusted by Holm over all pairs, not only
+    over the pairs with the highest.
     """
     estimates = np.array([scored.estimate for scored in scores])
     order = [k for k in np.argsort(-estimates, kind="stable") if not np.isnan(estimates[k])]
     if not order:
         return [False] * len(scores)
-    pairs = list(itertools.combinations(order, 2))  # those with the highest come first
+    pairs = list(itertools.combinations(order, 2))  # pairs with the highest come first
     adjusted = multiple.holm([p_value(scores[a] - scores[b]) for a, b in pairs])
-    # Of a single photo nothing is known: p is NaN, and nothing is beaten.
+    # On fewer than FEWEST_PHOTOS photos p is NaN, and nothing is beaten.
     beaten = {b for (_, b), p in zip(pairs[: len(order) - 1], adjusted, strict=False)
               if p < 1 - level}  # fmt: skip
     return [k in order and k not in beaten for k in range(len(scores))]
 
 
 def check(statistic: str, n: int, level: float) -> None:
-    """Raises LabError for arguments that no bootstrap can have."""
+    """Raise LabError for an unknown statistic, n below 1 or a level outside of 0 .. 1."""
     if statistic not in STATISTICS:
         raise unknown("statistic", statistic, STATISTICS)
     if n < 1 or not 0 < level < 1:
@@ -134,7 +134,7 @@ def check(statistic: str, n: int, level: float) -> None:
 
 
 def resampled(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[dict[str, Scored]]:
-    """Score specs on n resamples: per set of photos (`photo_sets`) its specs' scores."""
+    """Score specs on n resamples; yield {spec: score} for each set of photos (`photo_sets`)."""
     groups: dict[int, dict[str, Sample]] = {}
     number = photo_sets(df)
     for spec, _, _, sample in samples(df):
@@ -167,8 +167,9 @@ def photo_sets(df: pd.DataFrame) -> dict[str, int]:
 
 
 def samples(df: pd.DataFrame) -> Iterator[tuple[str, str, Index, Sample]]:
-    """Per spec its key, data set, sorted codes of its images in the column ``image``, and counts
-    per image in that order. Photos without a counted pixel are left out: they measure nothing."""
+    """For each spec yield its key, its data set, the sorted category codes of its images, and its
+    counts per image in that order. Photos without a counted pixel measure nothing: they are left
+    out, unless the spec has no others."""
     df = df.astype({"image": "category"})
     for spec, rows in df.groupby("spec", observed=True, sort=False):
         images, position = np.unique(rows["image"].cat.codes.to_numpy(), return_inverse=True)

@@ -1,8 +1,8 @@
-"""On which processors the cells of a table were computed.
+"""Says on which processors the cells of a table were computed.
 
 A key promises equal numbers on one machine. Kernels for other instruction sets round otherwise and
-move a few labels in a hundred thousand (docs/identity.md), so a comparison says where cells come
-from different ones.
+move a few labels in a hundred thousand (docs/identity.md), so a comparison warns where its cells
+come from different processors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 
 def processor(record: Mapping[str, Any]) -> str:
-    """Instruction set or GPU that a cell's record names: the one that began the cell."""
+    """The GPU or instruction set on which a cell was begun; "" where its record names none."""
     provenance = record.get("provenance", {})
     return str(provenance.get("gpu") or provenance.get("processor") or "")
 

@@ -34,12 +34,12 @@ from sclip_lab.results.store.spec_labels import labels
 
 PHOTO, PREDICTION = "photo", "prediction"
 _DIGITS = 12
-_LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
+_LONGEST = 200  # letters of a file's name; file systems allow 255 with all endings
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One variant's prediction of one photo; the arrays are described at the top of the file."""
+    """One variant's prediction of one photo; the module's docstring describes the arrays."""
 
     label: str
     prediction: npt.NDArray[np.uint8]
@@ -153,8 +153,8 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
 
 
 def check(file: Path, kind: str, owner: str, names: Sequence[str]) -> None:
-    """Raise Damaged where a file is not a ``PHOTO`` or ``PREDICTION`` of one of these photos;
-    ``owner`` is the data set's digest or the cell's key."""
+    """Raise Damaged unless ``file`` is a whole picture of one of the photos ``names``; ``kind`` is
+    ``PHOTO`` or ``PREDICTION``, ``owner`` the data set's digest or the cell's key."""
     for name in names:
         if _file_name(name) == file.name:
             files.read(file, _belongs(kind, owner, name))
@@ -163,7 +163,7 @@ def check(file: Path, kind: str, owner: str, names: Sequence[str]) -> None:
 
 
 def _place(root: Path, kind: str, owner: str, name: str) -> tuple[Path, dict[str, str]]:
-    """The file of a data set's photo or of a cell's prediction of it, and what it belongs to."""
+    """The file of a data set's photo or of a cell's prediction, and what the file belongs to."""
     folder = (
         root / "images" / owner[:_DIGITS] if kind == PHOTO else root / "specs" / owner / "pictures"
     )

@@ -20,13 +20,13 @@ from sclip_lab.results.store.spec_files import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.table.scores import NAMES
 
 SHORT = 12  # digits of a key that tables show
-EXPORT = {"kind": "export"}  # what the json file of an export belongs to
+EXPORT = {"kind": "export"}  # what the seal of an export's json file says that it is
 
 Rows = tuple[dict[str, Any], pd.DataFrame]  # a spec's record, and rows of one kind
 
 
 def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The spec.json of every spec in a store, oldest first; or of some specs in their order.
+    """The spec.json of every spec in a store, oldest first; or of the specs ``keys``.
 
     Args:
         path: the store's root.
@@ -61,8 +61,8 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
 
 
 class Shared(dict[str, Any]):
-    """Facts of a frame that its copies share: pandas copies ``attrs`` deeply at every step, which
-    took minutes for the configurations of two hundred cells."""
+    """An entry of a frame's ``attrs`` that all copies of the frame share: pandas copies ``attrs``
+    deeply at every step, which takes minutes for the configurations of two hundred cells."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
         return self
@@ -84,8 +84,8 @@ def load(
         partial: also specs of which some images are missing. Without it they are left out, and
             one warning names them.
         names: key -> columns attention, backbone, dataset, protocol, as a sweep calls the cell.
-            Without it a cell has the names with the shortest label under which it was asked for:
-            vanilla rather than sharpened(temperature=1.0).
+            Without it a cell has the names with the shortest of its labels: vanilla rather than
+            sharpened(temperature=1.0).
 
     Returns:
         One row per (spec, image, true, predicted), in the order of ``keys``, else of the specs'
@@ -145,18 +145,18 @@ def load(
 def diagnostics(
     path: str | Path, keys: Sequence[str] | None = None, *, layers: bool = False
 ) -> pd.DataFrame:
-    """What was measured beside the scores: columns as in `load`, but measure and value.
+    """Read diagnostics: columns as in `load`, with measure and value in place of the counts.
 
     Args:
         path, keys: as in `load`.
-        layers: the numbers of single layers and heads instead, with the columns layer (0-based
-            block) and head (-1: the layer's own number).
+        layers: read the numbers of single layers and heads instead, with the columns layer (0-based
+            block) and head (-1: the number of the layer as a whole).
 
     Returns:
         Specs without diagnostics are left out; without any, the DataFrame is empty. Images on
         which a measure is not defined are left out too; ``attrs["undefined"]`` counts them,
-        {measure: number}. A measure whose code changed between two cells would compare what
-        cannot be compared: only its values by the code of today are kept, with a warning.
+        {measure: number}. Values that different code of a measure computed cannot be compared:
+        where there are such, only those by the code of today are kept, with a warning.
     """
     measured, damaged = _all_rows(path, keys, MEASURES)
     _warn_of_damage(path, damaged)
@@ -176,7 +176,7 @@ def diagnostics(
 
 
 def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
-    """The rows of each measure by one code: that of today where there are several."""
+    """Drop rows by older code of a measure where cells differ in its code, with a warning."""
     if not measured:
         return measured
     codes = pd.concat([rows[["measure", "code"]] for _, rows in measured]).drop_duplicates()
@@ -195,7 +195,8 @@ def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
 
 
 def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
-    """Call a cell by these of its names."""
+    """Set the names of a cell, such as its label, to ``names``; the names that it had before join
+    its other names."""
     if names:
         every = [record["names"], *record.get("also", [])]
         record["names"] = {**record["names"], **names}
@@ -204,8 +205,8 @@ def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
 
 
 def other_names(record: Mapping[str, Any]) -> list[str]:
-    """The other names of a cell in words: of each what differs from the names that are shown, such
-    as "protocol naclip"."""
+    """The other names of a cell in words. Each says only what differs from the names that are
+    shown, such as "protocol naclip"."""
     return [
         " · ".join(
             str(other[name]) if name == "attention" else f"{name} {other[name]}"
@@ -217,7 +218,7 @@ def other_names(record: Mapping[str, Any]) -> list[str]:
 
 
 def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Frames below each other, with their spec's names before and parameters behind."""
+    """Stack the specs' frames; add the specs' names as first, their parameters as last columns."""
     images = pd.Index([image for record in specs for image in record["images"]]).unique()
     rows = pd.concat(frames, ignore_index=True)
     rows["image"] = pd.Categorical(rows["image"], images)
@@ -230,7 +231,7 @@ def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFra
 
 
 def specs(path: str | Path) -> pd.DataFrame:
-    """One row per spec of a store: names, key, created, images, done (of them), whole config."""
+    """One row per spec of a store: names, key, created, images, done (images so far), config."""
     counted, damaged = _all_rows(path, None, COUNTS)
     _warn_of_damage(path, damaged)
     table = spec_table([record for record, _ in counted], only_differing=False)
@@ -257,7 +258,7 @@ def _match_key(key: str, keys: list[str]) -> str:
 def _all_rows(
     path: str | Path, keys: Sequence[str] | None, kind: Kind
 ) -> tuple[list[Rows], list[str]]:
-    """Rows of every spec, and errors of damaged files; raises the first where keys are given."""
+    """Rows of every spec, and errors of damaged files; with ``keys`` the first error is raised."""
     rows, damaged = list[Rows](), list[str]()
     for record in records(path, keys):
         frame, errors = spec_files.read(Path(path) / "specs" / record["key"], kind)
@@ -269,7 +270,7 @@ def _all_rows(
 
 
 def _exported(path: Path, keys: Sequence[str] | None) -> list[Rows]:
-    """As `_all_rows`, from an export: its json holds the records, and a digest of its table."""
+    """Rows of every spec of an export; its json file holds the records and the table's digest."""
     about, table = path.with_suffix(".json"), path.with_suffix(".parquet")
     try:
         described = files.read_json(about, EXPORT)
@@ -289,7 +290,7 @@ def _exported(path: Path, keys: Sequence[str] | None) -> list[Rows]:
 
 
 def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
-    """Each image once, in the order of the spec's images."""
+    """Sort rows by the order of the spec's images, and keep each image once."""
     place = {image: position for position, image in enumerate(record["images"])}
     rows = spec_files.each_once(rows.assign(position=rows["image"].map(place)), kind)
     rows = rows.sort_values(["position", *kind.order], ignore_index=True)
@@ -316,7 +317,8 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.DataFrame:
-    """One row per spec: names, then config values, numbers as numbers and the rest as text."""
+    """One row per spec: names, then config values (all, or those that differ between the specs),
+    numbers as numbers and the rest as text."""
     configs = [_flatten(record["config"]) for record in specs]
     columns: dict[str, Any] = {
         "spec": [record["key"][:SHORT] for record in specs],
@@ -325,7 +327,7 @@ def spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.D
     for name in NAMES[2:]:
         columns[name] = [record["names"][name] for record in specs]
     for name in dict.fromkeys(name for config in configs for name in config):
-        if name in ("backbone.name", "dataset.name"):  # columns of their own
+        if name in ("backbone.name", "dataset.name"):  # these have columns already
             continue
         values = [config.get(name) for config in configs]
         if only_differing and all(value == values[0] for value in values):

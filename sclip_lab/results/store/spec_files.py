@@ -19,10 +19,10 @@ class Kind(NamedTuple):
 
     Attributes:
         name: how the files' names begin.
-        types: of the columns.
+        types: types by column.
         order: columns by which the rows of an image are sorted.
-        once: columns whose values name what is found once; a second writer found the same.
-        defaults: of columns that may be left out when rows are added.
+        once: columns that identify a result; of the files that hold the same result, one is read.
+        defaults: values by column, for columns that may be left out when rows are added.
     """
 
     name: str
@@ -41,7 +41,7 @@ COUNTS = Kind(
     ["true", "predicted"],
     ["image"],
 )
-# ``code`` says by which code a value was measured.
+# ``code`` is a digest of the code that measured a value.
 MEASURES = Kind(
     "diagnostics",
     {
@@ -52,7 +52,7 @@ MEASURES = Kind(
     ["image", "measure", "code", "layer", "head"],
     {"code": "", "layer": -1, "head": -1},
 )  # fmt: skip
-# Images that were left out, why, and when (seconds since 1970): the last one counts.
+# Images that were left out, why, and when (seconds since 1970): the last reason counts.
 SKIPPED = Kind(
     "skipped", {"image": str, "reason": str, "at": np.float64}, ["at"], ["image", "reason"]
 )
@@ -60,21 +60,21 @@ KINDS = {kind.name: kind for kind in (COUNTS, MEASURES, SKIPPED)}
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a cell's spec.json once. Its time fixes the cell's place in tables, so later writers
-    leave it."""
+    """Write a cell's spec.json unless it exists. Its time of creation fixes the cell's place in
+    tables, so later writers leave the file as it is."""
     files.write_json(path, record, _belongs("record", path.parent), first=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """A cell's spec.json, with the names under which the cell was asked for.
 
-    ``names`` (with ``attention``, its label) are those with the shortest label, of equal ones the
-    first that was asked for; ``also`` lists all others.
+    ``names`` (with ``attention``, the label) are the names with the shortest label, the file's own
+    if several are as short; ``also`` lists all others.
 
     Raises:
-        Damaged: it is not what was written for this cell.
-        FileNotFoundError: there is none.
-        LabError: it cannot be opened.
+        Damaged: the file is not what was written for this cell.
+        FileNotFoundError: there is no file.
+        LabError: the file cannot be opened.
     """
     record = files.read_json(path, _belongs("record", path.parent))
     first_names = {**record["names"], "attention": record["label"]}
@@ -92,7 +92,7 @@ def add_names(folder: Path, names: Mapping[str, str]) -> None:
 
 
 def _aliases(folder: Path) -> list[dict[str, str]]:
-    """Names beside the record's own. A damaged file is passed over: it changes no number."""
+    """Names that `add_names` wrote. A damaged file is passed over: it changes no number."""
     aliases = []
     for path in sorted(folder.glob("names-*.json")):
         try:
@@ -103,15 +103,15 @@ def _aliases(folder: Path) -> list[dict[str, str]]:
 
 
 def _belongs(kind: str, folder: Path) -> dict[str, str]:
-    """What a file's seal says that it is: a file that was moved to another cell is damaged."""
+    """What a file's seal says of it, so that a file moved to another cell counts as damaged."""
     return {"kind": kind, "spec": folder.name}
 
 
 def read(folder: Path, kind: Kind) -> tuple[pd.DataFrame, list[files.Damaged]]:
-    """All tables of one kind in a cell's folder: the kind's columns, and ``file``, a number per
-    file; and what is damaged, which is left out.
+    """Read all tables of one kind in a cell's folder. Returns their rows, with a column ``file``
+    that numbers the files, and the errors of damaged files, which are left out.
 
-    A writer may join the files at that moment: then they are listed anew.
+    If a writer joins the files meanwhile, they are listed and read again.
 
     Raises:
         LabError: a file that cannot be opened.
@@ -132,7 +132,7 @@ def read(folder: Path, kind: Kind) -> tuple[pd.DataFrame, list[files.Damaged]]:
 
 
 def read_one(path: Path, kind: Kind) -> pd.DataFrame:
-    """One table of the cell in whose folder it lies. Raises as `files.read`."""
+    """Read one table of the cell in whose folder it lies. Raises the errors of `files.read`."""
     frame = files.read_table(path, _belongs(kind.name, path.parent), list(kind.types))
     return frame.astype(kind.types)
 
@@ -144,7 +144,7 @@ def write(folder: Path, kind: Kind, frame: pd.DataFrame, *, sync: bool = False) 
 
 
 def joined(frames: Sequence[Mapping[str, Any]], kind: Kind) -> pd.DataFrame:
-    """The rows of several mappings of columns, equally long or one value for all rows."""
+    """Join mappings of columns to one table; one value may stand for all rows of a mapping."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in kind.types}
     for frame in frames:
         row = {**kind.defaults, **frame}
@@ -156,13 +156,13 @@ def joined(frames: Sequence[Mapping[str, Any]], kind: Kind) -> pd.DataFrame:
 
 
 def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
-    """Without what a second writer found as well: it found the same."""
+    """Drop results that another file of the cell holds too: both writers computed the same."""
     return frame[frame["file"] == frame.groupby(kind.once)["file"].transform("min")]
 
 
 def by_code_of_today(frame: pd.DataFrame) -> pd.Series:
-    """Which rows of ``MEASURES`` were measured by the code of today. Those of a measure that is
-    unknown here count: nothing says that its code has changed."""
+    """Which rows of ``MEASURES`` were measured by the code of today. Rows of a measure that this
+    program does not know are included: nothing says that its code has changed."""
     from sclip_lab import diagnostics  # imports torch, which most readers never need
 
     codes = {name: diagnostics.code_of(name) for name in frame["measure"].unique()}
@@ -171,7 +171,7 @@ def by_code_of_today(frame: pd.DataFrame) -> pd.Series:
 
 
 def skipped(frame: pd.DataFrame, done: Collection[str]) -> dict[str, str]:
-    """Why images were last left out, from rows of ``SKIPPED``; not those that are done since."""
+    """Why images that are not ``done`` were last left out, by name, from rows of ``SKIPPED``."""
     frame = frame.sort_values("at")
     last = dict(zip(frame["image"], frame["reason"], strict=True))
     return {image: reason for image, reason in last.items() if image not in done}

@@ -16,23 +16,22 @@ VIEWS, WEIGHT = "protocol.views.", ".weight"
 
 
 def labels(table: pd.DataFrame) -> list[str]:
-    """One name per row: the variant, and of the rest as little as tells the rows apart. A
-    refinement is named wherever others of the same protocol have none, or another.
+    """One name per row: the variant, and as few other values as tell the rows apart. A refinement
+    is named wherever another row of the same protocol has none, or another one.
 
     Args:
         table: one row per spec, with the columns of a `results.summary`: attention (a label),
             backbone, dataset, protocol, and whatever configuration values differ.
 
     Returns:
-        Unique names, in order. Where nothing that is known tells two rows apart, they get the
-        beginning of their keys.
+        Unique names, in order. Rows that no column tells apart get the beginning of their keys.
     """
     names = [str(name) for name in table["attention"]]
     varying = [name for name in FACTS if name in table and table[name].nunique() > 1]
     varying += [name for name in map(str, table) if _is_setting(name)]
     texts = {column: [_value(column, value) for value in table[column]] for column in varying}
     weights = [column for column in varying if column.startswith(VIEWS) and column.endswith(WEIGHT)]
-    if weights:  # which views count says more than every weight
+    if weights:  # the names of the views say more than all weights
         views = {
             column.removeprefix(VIEWS).removesuffix(WEIGHT): table[column] for column in weights
         }

@@ -51,13 +51,13 @@ class Store:
         root: created if it does not exist.
 
     Raises:
-        LabError: the folder cannot be made. One that is there may be read-only: then only what is
-            missing cannot be computed.
+        LabError: the folder cannot be made or written. A store that holds cells may be read-only:
+            its finished cells can be read, and missing ones cannot be computed.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        # Two threads let file systems join what several files ask of the disk.
+        # With two threads, file systems can sync several files at once.
         self._syncing = ThreadPoolExecutor(2, "store-sync")
         self._waiting: list[Future[None]] = []
         files.sweep(self.root)
@@ -68,7 +68,7 @@ class Store:
         """Find out before anything is computed whether its numbers can be kept.
 
         Raises:
-            LabError: they cannot.
+            LabError: the numbers cannot be kept.
         """
         files.probe(self.root)
 
@@ -80,8 +80,8 @@ class Store:
         return self.root / "text"
 
     def open(self, spec: StoredSpec) -> None:
-        """Write spec.json once; a damaged one is set aside and written again. Temporary files of
-        processes that died are removed."""
+        """Write spec.json unless it exists, else add the spec's names if they are new. A damaged
+        spec.json is set aside and written again. Temporary files of dead processes are removed."""
         path = self.directory(spec) / "spec.json"
         for folder in (path.parent, path.parent / "pictures"):
             files.sweep(folder)
@@ -111,11 +111,11 @@ class Store:
     def append(
         self, spec: StoredSpec, frames: Sequence[Mapping[str, Any]], kind: str = "rows"
     ) -> None:
-        """Add finished images in one atomic write. The disk is asked for it in the background.
+        """Add finished images in one atomic write, which is synced to the disk in the background.
 
         Args:
-            frames: one mapping of columns per image, as in ``KINDS``, equally long or one value
-                for all rows; layer and head may be left out.
+            frames: one mapping of columns per image, as in ``KINDS``; a column may be one value
+                for all rows of the image, and columns with a default may be left out.
             kind: which of ``KINDS``.
         """
         if not frames:
@@ -147,7 +147,7 @@ class Store:
         return values.drop_duplicates(["image", "measure", "layer", "head"], ignore_index=True)
 
     def skipped(self, spec: StoredSpec) -> dict[str, str]:
-        """Images that were left out and are not done since, each with the last reason."""
+        """Images that were left out and have not been finished since, each with the last reason."""
         return spec_files.skipped(self._read(spec, "skipped"), self.done(spec))
 
     def _read(self, spec: StoredSpec, kind: str) -> pd.DataFrame:

@@ -26,7 +26,7 @@ class Finding(NamedTuple):
         path: the file.
         state: ``damaged``, ``lost`` (a temporary file that nobody writes any more), ``orphan``
             (of a cell without spec.json) or ``set aside``.
-        reason: in words.
+        reason: why it needs attention, in words.
     """
 
     path: Path
@@ -155,7 +155,8 @@ def _is_orphan(root: Path, inside: tuple[str, ...]) -> bool:
 
 
 def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
-    """Raise where a file, ``inside`` the store, is damaged; ``names`` are those of all photos."""
+    """Raise Damaged where the file ``path`` is damaged. ``inside`` are the parts of its path below
+    the store's root, ``names`` the names of all photos."""
     if inside[0] == "specs" and inside[2:] == ("spec.json",):
         spec_files.read_record(path)
     elif inside[0] == "specs" and len(inside) == 3:
@@ -171,7 +172,7 @@ def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
 
 
 def described(findings: Sequence[Finding], root: Path) -> str:
-    """One line per finding, and how many of which state."""
+    """One line per finding, then a line with the number of findings of each state."""
     lines = [f"{f.state:>9}  {f.path.relative_to(root)}  ({f.reason})" for f in findings]
     counts = [f"{sum(f.state == state for f in findings)} {state}" for state in STATES]
     return "\n".join([*lines, ", ".join(counts)])

@@ -1,4 +1,4 @@
-"""Which specs of a table are meant, and what to call two of them.
+"""Find the specs that a choice names, and name two specs by what tells them apart.
 
 A *choice* is a label ("csa"), the beginning of a spec's key, or a mapping of columns to values,
 such as ``{"protocol": "naclip"}``, ``{"protocol.readout._target_": "maskclip"}`` or
@@ -59,7 +59,7 @@ def choose(table: pd.DataFrame, choice: Choice) -> Chosen:
 
 
 def names(one: pd.Series, two: pd.Series) -> tuple[str, str]:
-    """Names of two specs: their labels, and of the rest what tells them apart."""
+    """Names of two specs: their labels, and the other values in which the two differ."""
     first, second = [str(one["attention"])], [str(two["attention"])]
     for group in GROUPS:
         columns = [group] if group != "attention" else []
@@ -89,13 +89,13 @@ def _is_digest(column: str) -> bool:
 
 
 def described(table: pd.DataFrame) -> list[str]:
-    """The columns in which two specs can differ, without digests, which follow from the others
-    but for a data set's, where equal names may be different photos."""
+    """The columns in which two specs can differ, without digests. A digest follows from other
+    columns; only a data set's does not, and `uncertainty.photo_sets` compares that one."""
     return [c for c in map(str, table) if c in GROUPS or ("." in c and not _is_digest(c))]
 
 
 def _freed(table: pd.DataFrame, columns: Sequence[str]) -> frozenset[str]:
-    """These columns, the columns below them, and the label columns that change with them."""
+    """``columns``, the columns below them, and the columns of names that change with them."""
     free = set()
     for column in columns:
         stem = column.removesuffix("._target_")
@@ -136,7 +136,7 @@ def said(choice: Choice) -> str:
 def _by_key(table: pd.DataFrame, name: str) -> pd.DataFrame:
     rows = table[[bool(name) and (s.startswith(name) or name.startswith(s)) for s in table["spec"]]]
     if len(rows) > 1:
-        raise LabError(f"spec key '{name}' begins several: {', '.join(rows['spec'])}")
+        raise LabError(f"spec key '{name}' begins several keys: {', '.join(rows['spec'])}")
     if not len(rows):
         names = [*table["attention"], *table["spec"]]
         raise unknown("attention label or spec", name, dict.fromkeys(names))

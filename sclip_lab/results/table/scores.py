@@ -1,7 +1,7 @@
 """Scores of a tidy results DataFrame, one per group of its rows.
 
-All of them need three pixel totals per class only (right, true, predicted), so that is what rows
-are summed to: (groups, 3, classes), small enough to keep one per image.
+Every score needs only three pixel totals per class (right, true, predicted), so rows are summed to
+these: (groups, 3, classes), small enough to keep for each image.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ STATISTICS: dict[str, Statistic] = {
 
 
 def check_rows(df: pd.DataFrame) -> None:
-    """Refuse what would give a wrong score, and warn of rows that were taken apart from `load`.
+    """Refuse a table that would give a wrong score; warn of one without the ``attrs`` of `load`.
 
     Raises:
-        LabError: no such table, no row, a count that is none, or a row that is there twice.
+        LabError: not a table of `load`, no row, a negative or missing count, or a row twice.
     """
     if not isinstance(df, pd.DataFrame) or not {"spec", "dataset", *ROWS} <= set(df.columns):
         raise LabError("expected the table of results.load, with its columns spec, image, ...")
@@ -116,23 +116,23 @@ def spec_rows(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def fullest(df: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Per data set the rows of the spec with the most images: those have the truth of all others'
-    images."""
+    """Yield each data set with the rows of its spec with the most images: they hold the truth of
+    the other specs' images too."""
     for dataset, rows in df.groupby("dataset", observed=True, sort=False):
         images = rows.groupby("spec", observed=True, sort=False)["image"].nunique()
         yield str(dataset), rows[rows["spec"] == images.idxmax()]
 
 
 def is_oracle(df: pd.DataFrame) -> pd.Series:
-    """Per row whether its spec read ground truth: its score is no method's, and has no rank."""
+    """Whether each row's spec read ground truth: such a score is no method's, and has no rank."""
     return df["spec"].astype(str).isin(df.attrs.get("oracles", ()))
 
 
 def methods_only(df: pd.DataFrame) -> pd.DataFrame:
-    """The rows without those of oracles.
+    """The rows of specs that are not oracles.
 
     Raises:
-        LabError: there are only oracles.
+        LabError: all specs are oracles.
     """
     oracle = is_oracle(df)
     if not oracle.any():

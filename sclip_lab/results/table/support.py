@@ -6,7 +6,7 @@ import pandas as pd
 
 from sclip_lab.results.table.scores import class_names_of, fullest
 
-# Below so many photos a class's IoU is an anecdote.
+# On fewer photos a class's IoU is an anecdote.
 FEW = 50
 
 
@@ -16,11 +16,11 @@ def support(df: pd.DataFrame, few: int = FEW) -> pd.DataFrame:
     Args:
         df: from `results.load`. Specs of one data set have the same truth; the one with the most
             images is counted.
-        few: below so many photos a class is flagged.
+        few: a class on fewer photos is flagged.
 
     Returns:
         One row per (dataset, class): dataset, id, class, photos (on which the class has a counted
-        pixel), pixels (counted, on all photos; those of the photo as it is scored), few (bool).
+        pixel), pixels (counted ones on all photos, at the size of scoring), few (bool).
     """
     tables = []
     for dataset, rows in fullest(df):

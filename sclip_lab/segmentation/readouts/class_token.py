@@ -18,14 +18,14 @@ def class_token(
     combine: Literal["add", "multiply"] = "add",
     weight: float = -0.3,
 ) -> Tensor:
-    """Cosines of the patches, with those of the window's class embedding added or multiplied.
+    """Combine the patches' cosines p with the cosines c of the window's class embedding.
 
-    SegEarth-OV (Li et al., CVPR 2025, arXiv 2410.01768, eq. 6) subtracts 0.3 of them, against its
-    global bias; CLIPtrase (arXiv 2407.08268, code) multiplies by them on VOC20.
+    SegEarth-OV (Li et al., CVPR 2025, arXiv 2410.01768, eq. 6) returns p - 0.3 * c, against CLIP's
+    global bias; CLIPtrase (arXiv 2407.08268, code) returns p * c on VOC20.
 
     Args:
-        combine: ``add`` weight times them, or ``multiply`` by them.
-        weight: of what is added.
+        combine: ``add`` returns p + weight * c, ``multiply`` returns p * c.
+        weight: factor on c for ``add``.
     """
     patches = cosine(encoded, text)
     whole = (unit(encoded.class_embedding.float()) @ text.T)[:, None, None]

@@ -1,7 +1,7 @@
 """CLIPer's readout: several levels of one network fused.
 
 CLIPer: Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836: its CLIP part, without the
-diffusion refinement. The levels below the last differ from it only in the last block
+diffusion refinement. The other levels differ from the last level only in the last block
 (`sclip_lab.attention.cliper.level_tokens`), which reads every block's attention from the first
 pass.
 """
@@ -42,7 +42,7 @@ def cliper(
         threshold: the last level's map is 0 below this share of its maximum.
         window: side in pixels of additional windows, as for Cityscapes, see `of_windows`; their
             probabilities count half. None: none.
-        stride: pixels between those windows.
+        stride: pixels from the start of one of these windows to the next.
         background: how many of the first queries only compete, as in the official code: their maps
             are 0. With 0 of them, background is a class like the others.
 
@@ -54,7 +54,9 @@ def cliper(
             attention map of patches in its last block.
     """
     if not 0 <= background < len(text):
-        raise LabError(f"background {background} must be 0 .. {len(text) - 1} queries")
+        raise LabError(
+            f"readout cliper: background {background} must be 0 .. {len(text) - 1} queries"
+        )
     foreground = text[background:]
     # The direction of the mean foreground class competes too.
     mean = foreground.mean(dim=0, keepdim=True)
@@ -98,9 +100,9 @@ def of_windows(
 ) -> Tensor:
     """Every level's logits of one image from its windows, spread along the windows' attention.
 
-    Logits, and weights of pairs of patches, are means over the windows that have them. A pair that
-    is in no window weighs 0, and rows are divided by their sums. A sum over the pairs spreads
-    logits. (levels, texts, patches) of the whole image out.
+    A patch's logits are means over the windows that hold the patch. A pair's weight is the mean
+    attention over the windows that hold both patches, or 0. Each row of weights is divided by its
+    sum; logits times weights are the result, (levels, texts, patches) of the whole image.
     """
     picture, patch = encoded.images[image], encoded.backbone.patch_size
     size = (picture.shape[-2], picture.shape[-1])

@@ -1,8 +1,8 @@
 """FreeCP: maps spread along attention, without redundant and ambiguous classes.
 
 Chen et al., ICCV 2025: works with any variant. Class names that are not in a photo still claim
-patches. Each class's probability map is passed on along the attention of the earlier blocks. A
-class whose map changes much is redundant. Of classes whose maps end alike, the one that best
+patches. Each class's probability map is spread along the attention of the earlier blocks. A class
+whose map changes much is redundant. Of classes whose spread maps are alike, the one that best
 matches crops of the photo stays. Every window is treated by itself.
 
 Shapes: ``maps`` (classes, grid_h, grid_w).
@@ -48,7 +48,7 @@ def freecp(
             protocol's ``second_templates``; None: ``text``.
         background: how many of the first queries are background; their maps are 0, so they get the
             pixels that no class claims.
-        redundancy: a class stays if its map before and after agree by more.
+        redundancy: a class stays if its maps before and after spreading agree by more.
         ambiguity: soft IoU from which two maps are alike.
         box_threshold: share of a map's maximum that makes a box.
         crop_size: side in pixels that crops are resized to.
@@ -69,7 +69,7 @@ def purified(
     box_threshold: float = 0.4,
     crop_size: int = 112,
 ) -> tuple[Tensor, Tensor, list[int], list[int]]:
-    """The maps of ``one`` window, with the steps before them.
+    """The purified maps of ``one`` window, with the results of the steps before.
 
     ``crop_text`` are the embeddings that crops are compared with; other arguments as in `freecp`.
 
@@ -79,7 +79,9 @@ def purified(
         after ambiguity.
     """
     if not 0 <= background < len(text):
-        raise LabError(f"background {background}: fewer than all {len(text)} queries wanted")
+        raise LabError(
+            f"readout freecp: background {background} must be fewer than all {len(text)} queries"
+        )
     backbone, prefix = one.backbone, one.backbone.blocks[0].prefix
     scale = float(backbone.model.logit_scale.exp())
     probability = torch.softmax(scale * cosine(one, text)[0].permute(2, 0, 1), dim=0)
@@ -144,7 +146,7 @@ def boxes(activation: Tensor, threshold: float = 0.4) -> list[Box]:
 
 
 def spread(maps: Tensor, passing: Tensor, threshold: float = 0.4) -> Tensor:
-    """Each map within its boxes, passed on among patches by `transition`, brought to 0 .. 1."""
+    """Cut each map to its boxes, spread it by ``passing`` from `transition`, scale it to 0 .. 1."""
     inside = torch.zeros_like(maps)
     for mask, one in zip(inside, maps, strict=True):
         for top, left, bottom, right in boxes(one, threshold):
@@ -155,15 +157,15 @@ def spread(maps: Tensor, passing: Tensor, threshold: float = 0.4) -> Tensor:
 
 
 def agreement(before: Tensor, after: Tensor) -> Tensor:
-    """(classes,): sum of products over sum of both maps, 0 .. 1/2; small values are redundant."""
+    """(classes,): sum of products over sum of both maps, 0 .. 1/2; small for redundant classes."""
     before, after = before.flatten(1), after.flatten(1)
     both = (before * after).sum(dim=1)
     return both / (before.sum(dim=1) + after.sum(dim=1) + EPSILON)
 
 
 def ambiguous(maps: Tensor, threshold: float) -> list[list[int]]:
-    """Indices of maps in groups, in order. Maps are linked if their soft IoU is at least
-    ``threshold``; a group is linked directly or through others.
+    """Indices of maps in groups, in order. Two maps are linked if their soft IoU is at least
+    ``threshold``; the maps of a group are linked directly or through other maps.
 
     Soft IoU is the sum of the smaller over the sum of the larger of two maps.
     """
@@ -183,7 +185,7 @@ def winners(
 ) -> list[int]:
     """The classes that each group keeps: of several, the best in each box of their mean map.
 
-    ``score`` tells the (classes,) scores of a box; None for a box without pixels, which keeps the
+    ``score`` returns the (classes,) scores of a box; None for a box without pixels, which keeps the
     whole group.
     """
     chosen: set[int] = set()

@@ -35,7 +35,7 @@ def lposs(
         neighbours, exponent, distance_scale, distance_power: of
             `sclip_lab.segmentation.propagation.patch_graph`; distances in pixels of the resized
             photo. The official code fails on fewer patches than neighbours; here all are taken.
-        alpha, steps: of the propagation.
+        alpha, steps: of `sclip_lab.segmentation.propagation.propagate_over_patches`.
 
     Raises:
         LabError: no guidance, or an alpha or number of steps out of range.

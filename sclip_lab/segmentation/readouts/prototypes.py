@@ -37,7 +37,7 @@ def class_means(encoded: Encoded, labels: Tensor, classes: int) -> Tensor:
 
 @reads_others(class_means)
 def prototypes(encoded: Encoded, others: Sequence[Tensor]) -> Logits:
-    """The logits above, in -1 .. 1: (windows, grid_h, grid_w, classes) float32.
+    """Logits of the module's formula, in -1 .. 1: (windows, grid_h, grid_w, classes) float32.
 
     Args:
         encoded: windows of one photo.

@@ -27,6 +27,6 @@ def scga(encoded: Encoded, text: Tensor, sharpness: float = 10.0) -> Tensor:
 
 
 def aggregated(patches: Tensor, sharpness: float = 10.0) -> Tensor:
-    """(windows, patches, embed_dim), same shape out."""
+    """Apply the module's formula to f: (windows, patches, embed_dim), same shape out."""
     cosines = unit(patches) @ unit(patches).mT
     return torch.softmax(above_mean(cosines, 1.0, sharpness), dim=-1) @ patches

@@ -5,9 +5,9 @@ first pass gives each patch a label. Patches of one label attend to each other, 
 between them leaves the label. With F that matrix, blurred and scaled to a maximum of 1, the second
 pass has the scores gain * ((1 - share) * s r r^T + share * F) before any prior.
 
-The official code does three things that the paper does not say: only the first part of a way (c_ij
-/ M of it) is looked at, the blur runs along the row-major index of the key patches, and F is
-rounded to half precision. Published numbers depend on these, so they are the same here.
+The official code does three things that the paper does not say: only the first c / M of a way is
+looked at (see `label_affinity`), the blur runs along the row-major index of the key patches, and F
+is rounded to half precision. Published numbers depend on these, so they are the same here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def resclip(
         gain: factor on the scores (tau').
         threshold: probability below which a pixel becomes query 0.
         scale: factor on cosines before the softmax.
-        steps, dilations: PAMR of the first prediction.
+        steps, dilations: of PAMR on the first prediction.
     """
     pamr_and_scale = {"scale": scale, "steps": steps, "dilations": dilations}
     return cosine(second_pass(encoded, text, share, gain, threshold, **pamr_and_scale), text)
@@ -62,8 +62,8 @@ def resclip(
 def second_pass(
     encoded: Encoded, text: Tensor, share: float, gain: float, threshold: float, **first: Any
 ) -> Encoded:
-    """The windows behind the network again; arguments as in `resclip`, ``first`` those of
-    `first_prediction`."""
+    """Run the windows through the network again, with feedback; arguments as in `resclip`, and
+    ``first`` as in `first_prediction`."""
     within("share", share, 0, 1)
     matrices = []
     for image, features in zip(encoded.images, encoded.patches.float(), strict=True):
@@ -95,10 +95,10 @@ def first_prediction(
 
 
 def patch_labels(probabilities: Tensor, patch_size: int, threshold: float) -> Tensor:
-    """(grid_h, grid_w) int64: the most frequent query in a patch, the smallest of several.
+    """(grid_h, grid_w) int64: the most frequent query in a patch, the lowest of several.
 
     Pixels of (queries, height, width) whose best probability is below the threshold count as query
-    0; those beyond the last whole patch are left out.
+    0; pixels beyond the last whole patch are left out.
     """
     best, label = probabilities.max(dim=0)
     label[best < threshold] = 0

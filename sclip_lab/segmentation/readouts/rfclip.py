@@ -31,14 +31,14 @@ def rfclip(
     nearest: int = 2,
     whole_photo: bool = True,
 ) -> Tensor:
-    """The logits above, window by window; for any variant, RF-CLIP's is ``rfclip``.
+    """Logits of the module's formula, window by window; any variant works, RF-CLIP's is ``rfclip``.
 
     Args:
         class_share: w, 0 .. 1.
         text_share: b, 0 .. 1.
         cluster_distance: texts farther apart than this are in different groups.
         nearest: patches that make m, 1 or more.
-        whole_photo: the class embedding of the photo as one window, or of each window.
+        whole_photo: take the class embedding of the photo as one window, not of each window.
     """
     within("class_share", class_share, 0, 1)
     within("text_share", text_share, 0, 1)
@@ -72,7 +72,7 @@ def adjusted(
     share: float = 0.03,
     nearest: int = 2,
 ) -> Tensor:
-    """T' above: (queries, embed_dim) unit rows.
+    """T' of the module docstring: (queries, embed_dim) unit rows.
 
     ``patches`` are (patches, embed_dim), ``whole`` is the class embedding, (embed_dim,), all unit
     rows; ``group`` is from `groups`; ``share`` and ``nearest`` are those of `rfclip`.

@@ -1,7 +1,7 @@
 """Feature surgery: CLIP Surgery's similarity without what all texts share.
 
-Li et al., arXiv 2304.05653. A patch's product with a text is a sum over channels. The part that it
-has with the average text, weighted by the image's similarity to each text, is redundant and
+Li et al., arXiv 2304.05653. A patch's product with a text is a sum over channels. Each product is
+weighted by the image's similarity to the text. The mean of the products over texts is redundant and
 subtracted.
 
 Shapes: ``tokens`` = 1 class token + patches; ``texts`` = classes or queries.
@@ -28,10 +28,10 @@ def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
 def surgery_logits(image: Tensor, text: Tensor, sharpness: float = 2.0) -> Tensor:
     """f . (T_n w_n - mean over n of T_n w_n), w = softmax(sharpness f_cls . T) over its mean.
 
-    The paper sums over channels the weighted products less their mean over texts; here the sum
-    comes first, so no (tokens, texts, channels) array is made. ``image`` has the unit rows of the
-    tokens, (batch, tokens, embed_dim), the class embedding first, and ``text`` those of the texts,
-    (texts, embed_dim). (batch, tokens, texts) out; the texts of each token sum to 0.
+    The paper subtracts the mean over texts in every channel, then sums over channels; here the sum
+    comes first, without a (tokens, texts, channels) array. ``image``, (batch, tokens, embed_dim),
+    the class embedding first, and ``text``, (texts, embed_dim), have unit rows. Returns (batch,
+    tokens, texts); the logits of each token sum to 0.
     """
     weights = torch.softmax(sharpness * image[:, :1] @ text.T, dim=-1)
     weighted = (image @ text.T) * (weights / weights.mean(-1, keepdim=True))

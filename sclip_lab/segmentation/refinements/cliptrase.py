@@ -99,7 +99,7 @@ def cliptrase(
     Args:
         eps, min_samples: of `clusters`. The official code has 0.7 and 3 at 224 pixels, 1.1 and 7
             beyond.
-        layer: whose correlations are clustered, index or fraction of depth.
+        layer: the layer whose correlations are clustered, index or fraction of depth.
 
     Raises:
         LabError: a photo cut into windows.

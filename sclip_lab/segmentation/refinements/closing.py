@@ -19,7 +19,7 @@ def closing(prediction: Tensor, size: int = 3) -> Tensor:
     classes wins. ``size`` is the side of the square in pixels, odd.
     """
     if size < 1 or size % 2 == 0:
-        raise LabError(f"size {size} must be odd and at least 1")
+        raise LabError(f"refinement closing: size {size} must be odd and at least 1")
     square = np.ones((size, size), dtype=np.uint8)
     closed = cv2.morphologyEx(prediction.cpu().numpy(), cv2.MORPH_CLOSE, square)
     return torch.from_numpy(closed).to(prediction)

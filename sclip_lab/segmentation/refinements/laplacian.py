@@ -7,7 +7,7 @@ arXiv 2603.21528, CVPR 2026. On a grid of about 80 cells a side, logits L become
 where D is large for sure pixels, and the weights w of neighbouring pixels fall with their
 difference in grey and grow if texts say that both are alike. Three properties of the official code
 are the same here, since published numbers depend on them: only the diagonal of the affinity of
-texts is used; its 25 steps of conjugate gradients do not converge; and grey is computed from
+texts is used; 25 steps of conjugate gradients do not converge; and grey is computed from
 normalised channels.
 """
 
@@ -36,14 +36,14 @@ def propagation(
     edges: float = 5.0,
     couple: Couple = "diagonal",
 ) -> Tensor:
-    """F above, at the photo's size.
+    """F of the module's equation, at the photo's size.
 
     Args:
-        side: g, cells on a side of the grid on which it is solved.
+        side: about how many cells a side of the grid has on which the equation is solved.
         steps: of conjugate gradients, without a stopping test.
         edges: how fast weights fall with grey differences.
-        couple: texts by the ``diagonal`` of their affinity, as released, or by the ``full`` matrix;
-            without ``text`` there is no coupling.
+        couple: how texts couple pixels: by the ``diagonal`` of their affinity, as released, or by
+            the ``full`` matrix; without ``text`` there is no coupling.
     """
     within("side", side, 1)
     within("steps", steps, 0)
@@ -60,9 +60,9 @@ def propagation(
 
 
 def text_affinity(text: Tensor, couple: Couple = "diagonal") -> Tensor:
-    """S, (queries, queries): row softmax of 2 T T^T, plus 10 on the diagonal, rows over their sum.
+    """(queries, queries): row softmax of 2 T T^T, plus 10 on the diagonal, each row over its sum.
 
-    ``text`` are (queries, embed_dim) unit rows; ``couple`` is as in `propagation`.
+    ``text`` is T, (queries, embed_dim) unit rows. ``couple`` diagonal sets all else to 0.
     """
     affinity = torch.softmax(text @ text.T / 0.5, dim=-1)
     affinity = affinity + 10 * torch.eye(len(text)).to(affinity)
@@ -73,9 +73,9 @@ def text_affinity(text: Tensor, couple: Couple = "diagonal") -> Tensor:
 def system(
     image: Tensor, mask: Tensor, likeness: Tensor | None, edges: float = 5.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """D (height, width), and the weights of right and lower neighbours.
+    """D (height, width), and the weights w of right and of lower neighbours.
 
-    These are (height, width - 1) and (height - 1, width).
+    The weights are (height, width - 1) and (height - 1, width).
     """
     p = torch.softmax(mask, dim=0)
     trust = p.amax(0).clamp_min(0.05).square()

@@ -35,7 +35,7 @@ def pamr(
     before the next, so that the data stay in the cache.
 
     Args:
-        mask: of another size than the image, it is resized (bilinear, corners aligned).
+        mask: logits; resized to the image's size if they have another (bilinear, corners aligned).
         steps: rounds, 0 or more.
         dilations: distances of the neighbours in pixels, each 1 or more.
 
@@ -74,7 +74,7 @@ def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     ``image`` is (channels, height, width) float.
     """
     if not dilations or min(dilations) < 1:
-        raise LabError(f"dilations {list(dilations)}: at least one, each 1 or more")
+        raise LabError(f"pamr: dilations {list(dilations)}: at least one, each 1 or more")
     margin = max(dilations)
     samples = 9 * len(dilations)
     padded = F.pad(image[None], (margin,) * 4, mode="replicate")[0]
@@ -98,6 +98,6 @@ def _shifts(dilations: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _shifted(padded: Tensor, y: int, x: int, margin: int) -> Tensor:
-    """The view of a padded plane (or stack of planes) that starts y below and x right of it."""
+    """The view of a padded plane (or stack), y rows below and x columns right of the plane."""
     height, width = padded.shape[-2] - 2 * margin, padded.shape[-1] - 2 * margin
     return padded[..., margin + y : margin + y + height, margin + x : margin + x + width]
