@@ -1,4 +1,4 @@
-"""Our sweep beside the reference loop: seconds, labels and memory of both."""
+"""Compare our sweep with the reference loop: seconds, labels and memory of both."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Compared:
     """Seconds of each repetition, labels and memory.
 
     Attributes:
-        ours: seconds of ours: ``single`` or ``sweep``, and the precision, such as single_fp32.
+        ours: our seconds, by ``single`` or ``sweep`` and the precision, such as single_fp32.
         reference: seconds of the reference, by variant.
-        variants: how many of them a sweep of ours has.
-        equal, equal_half: share of pixels with the reference's label in fp32, and in bf16 with
-            that of ours in fp32.
+        variants: number of variants in our sweep.
+        equal: share of pixels where our fp32 has the reference's label.
+        equal_half: share of pixels where our bf16 has our fp32's label.
         classes: how many the reference predicts.
         memory: growth of the process in bytes.
     """
@@ -63,7 +63,7 @@ class Compared:
     memory: dict[str, int]
 
     def _reference(self) -> dict[str, list[float]]:
-        """One variant, and all: the mean over those measured, times all."""
+        """Seconds of one variant, and of a sweep: the mean of the measured variants times all."""
         single = [seconds["csa"] for seconds in self.reference]
         sweep = [self.variants * statistics.mean(s.values()) for s in self.reference]
         return {"single": single, "sweep": sweep}
@@ -99,18 +99,17 @@ def compare(
     measured: int | None = None,
     extra: Variants = (),
 ) -> Compared:
-    """Both sides in turns, one photo per repetition, after one untimed round of either.
+    """Time both sides in turns, one photo per repetition, after one untimed round of each.
 
-    Ours counts as the mean of the times that it is taken while the reference goes through its
-    variants.
+    Our sweep runs several times while the reference goes through its variants; their mean counts.
 
     Args:
         job: photos and names.
         backbones: the network by precision; ``fp32`` is the reference's as well.
         names: variants, ``csa`` first.
-        repetitions: photos.
+        repetitions: number of photos.
         measured: the reference runs only that many variants; None: all.
-        extra: variants that ours runs besides; the reference's time for one is its mean.
+        extra: variants that only our side runs; the reference's time for one is its mean.
     """
     full = backbones["fp32"]
     photos = load_photos(full, job.resized, repetitions)
@@ -129,19 +128,19 @@ def compare(
     reference: list[dict[str, float]] = []
     equal, equal_half, classes = [], [], set()
     for photo in photos:
-        taken: dict[str, float] = {}
+        reference_seconds: dict[str, float] = {}
         parts: dict[str, list[float]] = {side: [] for side in ours}
         labels: dict[str, list[Tensor]] = {}
         for number, name in enumerate(names[:measured]):
-            # Three times in the long while that the reference takes, so that both meet the same
-            # neighbours on a shared machine.
+            # We run three times in the long while that the reference takes, so that both sides meet
+            # the same neighbours on a shared machine.
             if number % max(1, len(names[:measured]) // 3) == 0:
                 for size, precision in sides:
                     call = (backbones[precision], photo, job, text, chosen[size])
-                    seconds, made = timed(sweep, *call)
+                    seconds, predictions = timed(sweep, *call)
                     parts[f"{size}_{precision}"].append(seconds)
-                    labels[f"{size}_{precision}"] = made
-            taken[name], expected = timed(plain, full, photo, job, text, name)
+                    labels[f"{size}_{precision}"] = predictions
+            reference_seconds[name], expected = timed(plain, full, photo, job, text, name)
             exact = labels["sweep_fp32"][number]
             equal.append((exact == expected).float().mean().item())
             if "bf16" in backbones:
@@ -150,7 +149,7 @@ def compare(
             classes.update(expected.unique().tolist())
         for side, part in parts.items():
             ours[side].append(statistics.mean(part))
-        reference.append(taken)
+        reference.append(reference_seconds)
         print(f"{job.name}: {len(reference)} of {len(photos)} photos", file=sys.stderr, flush=True)
     return Compared(
         ours,
@@ -167,8 +166,8 @@ def trained(scenes: int) -> dict[str, float]:
     """fp32 against bf16 on weights that were trained: the embedded network and its scenes.
 
     Returns:
-        labels_equal_*, the share of pixels with fp32's label, and miou_change_*, the largest change
-        of a variant's mIoU in points; of each of `HALVES`.
+        for each of `HALVES`: labels_equal_*, the share of pixels with fp32's label, and
+        miou_change_*, the largest change of a variant's mIoU in points.
     """
     dataset = load_dataset("patchwork")
     protocol = load_protocol("sclip", "patchwork")

@@ -1,4 +1,4 @@
-"""What parts cost, and what this machine could do at best."""
+"""Measure what parts of a sweep cost, and what this machine could do at best."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 @torch.inference_mode()
 def bound(backbone: Backbone, fast: Backbone, job: Task, repetitions: int) -> dict[str, float]:
-    """Trunk once, each last block alone, and a sweep, in seconds; medians.
+    """Median seconds of the trunk, of all last blocks, and of evaluations of one and all variants.
 
     The trunk is the embedding and every block before the last. A last block measured alone
     computes its own projections and attention maps, sharing nothing, and ends before LN_post.
@@ -85,20 +85,20 @@ def bound(backbone: Backbone, fast: Backbone, job: Task, repetitions: int) -> di
         return variant.apply(fresh, State(fresh.tokens), context)
 
     stages = ("trunk", "last_blocks", "single", "sweep", "single_fast")
-    taken: dict[str, list[float]] = {stage: [] for stage in stages}
+    by_stage: dict[str, list[float]] = {stage: [] for stage in stages}
     for _ in range(repetitions + 1):
         seconds, history = timed(trunk)
-        taken["trunk"].append(seconds)
-        taken["last_blocks"].append(sum(timed(alone, history, v)[0] for v in variants))
-        taken["single"].append(timed(sweep, backbone, photo, job, text, variants[:1])[0])
-        taken["single_fast"].append(timed(sweep, fast, photo, job, text, variants[:1])[0])
-        taken["sweep"].append(timed(sweep, backbone, photo, job, text, variants)[0])
-    return {stage: statistics.median(values[1:]) for stage, values in taken.items()}
+        by_stage["trunk"].append(seconds)
+        by_stage["last_blocks"].append(sum(timed(alone, history, v)[0] for v in variants))
+        by_stage["single"].append(timed(sweep, backbone, photo, job, text, variants[:1])[0])
+        by_stage["single_fast"].append(timed(sweep, fast, photo, job, text, variants[:1])[0])
+        by_stage["sweep"].append(timed(sweep, backbone, photo, job, text, variants)[0])
+    return {stage: statistics.median(values[1:]) for stage, values in by_stage.items()}
 
 
 @torch.inference_mode()
 def cached(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
-    """Our sweep over our sweep with the trunk's tokens from disk, read and their digest checked.
+    """Seconds of our sweep over those of one that reads and checks the trunk's tokens from disk.
 
     The file was written just before, so that it is read from the system's memory.
     """
@@ -129,8 +129,8 @@ def cached(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
 def diagnosed(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
     """Share of a sweep's time that the default diagnostics add where a photo is measured.
 
-    Both sides in turns on one photo. Labels are blocks of four classes, as many per window as a
-    photo has.
+    Sweeps with and without diagnostics are timed in turns on one photo. Labels are blocks of four
+    classes, as many per window as a photo has.
     """
     photo = load_photos(backbone, job.resized, 1)[0]
     text = random_text(len(job.query_classes), backbone.embed_dim)
@@ -165,8 +165,8 @@ def diagnosed(backbone: Backbone, job: Task, repetitions: int) -> dict[str, floa
 
 
 def diagnosed_world(repetitions: int) -> dict[str, float]:
-    """The same of `evaluate` as a user runs it: the embedded world, all of its photos, and as
-    many of them measured as conf/diagnostics/default.yaml says; reading and writing included."""
+    """Share of `evaluate`'s time, files included, that the default diagnostics add on the embedded
+    world: all photos, as many of them measured as conf/diagnostics/default.yaml says."""
     backbone, dataset = load_backbone("patchwork_vit"), load_dataset("patchwork")
     protocol = load_protocol("sclip", dataset.name)
     specs = [Spec(v, backbone, protocol, dataset) for v in load_variants(VARIANTS)]

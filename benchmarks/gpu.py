@@ -1,4 +1,4 @@
-"""A day on a GPU in one command, each part bounded in time, and what is done is kept.
+"""Measure a day's worth on a GPU by one command. Each part has a time limit and is kept.
 
     python -m benchmarks.gpu [--minutes 8] [--device cuda|cpu] [--out docs]
 
@@ -9,8 +9,8 @@
    time, and from these the seconds of a whole data set.
 3. The plain loop of `benchmarks.reference` on the same device, one variant.
 
-Writes gpu.json after every part, and performance-gpu.md from it. On a CPU it shows that every part
-ends, with ViT-B/32 and B/16 and one photo at least in each; its figures say nothing of a GPU.
+It writes gpu.json after every part, and performance-gpu.md from it. On a CPU it shows that every
+part ends, with ViT-B/32 and B/16 on one photo; its figures say nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ NETWORKS = {
     "cuda": ("ViT-B-16-quickgelu", "ViT-L-14-quickgelu"),
     "cpu": ("ViT-B-32-quickgelu", "ViT-B-16-quickgelu"),
 }
-# Names -> kernels of the readout of one photo and variant, when each had its own.
+# Number of names -> kernels of one readout, when each photo of each variant had its own.
 BEFORE = {30: 134, 113: 663}
-TESTS_SECONDS = 120.0  # at least, for pytest's start alone takes longer than a short part
+TESTS_SECONDS = 120.0  # or more: the start of pytest alone takes longer than a short part has
 GOAL_SECONDS = 10.0  # of 12 variants on VOC with ViT-B/16 and 20 classes, on one H200
 
 
@@ -81,15 +81,15 @@ def write_photos(folder: Path, images: int, size: tuple[int, int], classes: int)
 
 
 def variants(count: int) -> list[Variant]:
-    """So many variants of the last block: the twelve of the benchmarks, then other temperatures."""
-    made = [load_attention(name) for name in VARIANTS[:count]]
-    return made + [
-        load_attention("csa", temperature=1 + (i + 1) / 64) for i in range(count - len(made))
+    """``count`` variants of the last block: the benchmarks' twelve, then other temperatures."""
+    chosen = [load_attention(name) for name in VARIANTS[:count]]
+    return chosen + [
+        load_attention("csa", temperature=1 + (i + 1) / 64) for i in range(count - len(chosen))
     ]
 
 
 def grouped(seconds: dict[str, float], chosen: list[Variant]) -> dict[str, float]:
-    """Seconds by stage, those of all rewritten blocks together."""
+    """Seconds by stage, with those of all rewritten blocks added up as "last blocks"."""
     total: dict[str, float] = {}
     names = {variant.name for variant in chosen}
     for stage, value in seconds.items():
@@ -149,7 +149,7 @@ class Measure:
     def evaluation(
         self, kind: str, network: str, count: int, classes: int, seconds: float
     ) -> dict[str, Any]:
-        """As many photos as take about so long, their stages, memory and share of the rate."""
+        """Evaluate as many photos as fit into ``seconds``: stages, memory and share of the rate."""
         most = SETS[kind][0] if self.device.type == "cuda" else 1
         few = min(most, 16)
         setting = (kind, network, count, classes)
@@ -159,21 +159,21 @@ class Measure:
         staged = Timings(synchronise=self.wait)
         probe = self.seconds(*setting, few, staged)
         images = max(few, min(most, int(0.7 * seconds / max(probe / few, 1e-6))))
-        taken = probe if images == few else self.seconds(*setting, images, Timings())
+        elapsed = probe if images == few else self.seconds(*setting, images, Timings())
         stages = grouped(staged.seconds, variants(count))
         peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
-        share = self._operations(kind, network) * images / taken / self._rate()
+        share = self._operations(kind, network) * images / elapsed / self._rate()
         return {
             "images": images,
-            "seconds": round(taken, 3),
-            "whole_set_seconds": round(taken / images * SETS[kind][0], 1),
+            "seconds": round(elapsed, 3),
+            "whole_set_seconds": round(elapsed / images * SETS[kind][0], 1),
             "milliseconds_per_image": {k: round(1000 * v / few, 2) for k, v in stages.items()},
             "peak_gpu_bytes": peak,
             "bf16_rate_share": round(share, 3),
         }
 
     def _operations(self, kind: str, network: str) -> float:
-        """Of the network on one photo, one variant."""
+        """Floating-point operations of the network on one photo with one variant."""
         backbone, (_, size, short) = self.network(network), SETS[kind]
         resized = Protocol(short_side=short).resized(*size)
         plan = windows.plan(resized, size, 224, 112, backbone.patch_size)
@@ -186,7 +186,7 @@ class Measure:
         return self._bf16
 
     def plain(self, seconds: float) -> dict[str, Any]:
-        """The reference loop on photos that are there already: one variant in fp32, VOC."""
+        """Time the reference loop on a photo of VOC's size in memory: one variant in fp32."""
         backbone = load_backbone(NETWORKS["cuda"][0], seed=0, device=str(self.device))
         text = random_text(30, backbone.embed_dim).to(self.device)
         photo = torch.randn(3, 336, 448, device=self.device)
@@ -196,12 +196,12 @@ class Measure:
             logits = reference.slide(backbone.model, photo, (375, 500), text, "csa")
             reference.decide(logits, classes).cpu()
             images += 1
-        taken = time.perf_counter() - start
-        return {"images": images, "milliseconds_per_image": round(1000 * taken / images, 2)}
+        elapsed = time.perf_counter() - start
+        return {"images": images, "milliseconds_per_image": round(1000 * elapsed / images, 2)}
 
 
 def tests(device: str, seconds: float) -> dict[str, Any]:
-    """``pytest -m gpu``; on a CPU that it collects them. Those that passed count if time ends."""
+    """Run ``pytest -m gpu``; on a CPU collect only. If the time is up, count what has passed."""
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "tests/test_gpu.py"]
     if device == "cpu":
         command.append("--collect-only")
@@ -218,7 +218,7 @@ def tests(device: str, seconds: float) -> dict[str, Any]:
 
 
 def parts(measure: Measure) -> Iterator[tuple[str, Callable[[float], dict[str, Any]]]]:
-    """Every part by its name, the most important first; each takes the seconds that it has."""
+    """Yield every part by its name, the most important first. Call a part with its seconds."""
     yield "tests", lambda seconds: tests(measure.device.type, seconds)
     small, large = NETWORKS[measure.device.type]
     settings = [("voc", small, count, 20) for count in (12, 1, 48)]
@@ -234,7 +234,7 @@ def parts(measure: Measure) -> Iterator[tuple[str, Callable[[float], dict[str, A
 
 
 def page(figures: dict[str, Any]) -> str:
-    """performance-gpu.md."""
+    """The text of performance-gpu.md."""
     lines = [
         "# On a GPU",
         "",
@@ -310,12 +310,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         waiting = list(parts(Measure(arguments.device, Path(folder))))
         for number, (name, measure) in enumerate(waiting):
-            left = end - time.monotonic()
-            if left <= 0:
+            remaining = end - time.monotonic()
+            if remaining <= 0:
                 figures["parts"][name] = {"error": "no time was left"}
             else:
                 try:
-                    figures["parts"][name] = measure(left / (len(waiting) - number))
+                    figures["parts"][name] = measure(remaining / (len(waiting) - number))
                 except Exception as error:  # the other parts are worth having
                     line = (str(error).splitlines() or [""])[0]
                     figures["parts"][name] = {"error": f"{type(error).__name__}: {line}"}

@@ -3,9 +3,9 @@
     python -m benchmarks.integrity [--images 60]
 
 A sweep of twelve variants on the embedded world, with pictures, diagnostics and the trunk cache,
-then the same again, which reads all of it, then the report's tables of numbers. Counted are making
-and checking seals and asking the disk for files, in whatever thread. Waiting for the disk takes no
-processor time: its seconds are given beside.
+then the same again, which reads all of it, then the report's tables of numbers. What counts as
+integrity is making and checking seals, and waiting until a file is on the disk, in any thread.
+Waiting takes no processor time, so its seconds are printed beside.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def _flat(value: Any) -> list[Any]:
 def _is_view(
     function: Any, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
 ) -> bool:
-    """Whether an operation only looks at memory otherwise, reserves it, or asks a question."""
+    """Whether an operation only views memory differently, reserves it, or returns no tensor."""
     if function._schema.is_mutable:
         return False
     if not outputs or function.__name__.startswith("empty"):
@@ -111,9 +111,10 @@ def _is_view(
 
 
 def count(images: int, classes: int, variants: int, names: bool = False) -> dict[str, int]:
-    """What one batch asks: kernels, transfers and waits, for ``variants`` of B/16 in bf16."""
+    """Count the kernels, transfers and waits of a batch, for ``variants`` variants of ViT-B/16."""
     backbone = load_backbone("ViT-B-16-quickgelu", seed=0, precision="bf16", device="cpu")
-    backbone.text_key  # noqa: B018  # of values, which fake tensors have not
+    # These keys digest values, which fake tensors do not have.
+    backbone.text_key  # noqa: B018
     backbone.key  # noqa: B018
     data = Noise(images, classes)
     protocol = Protocol(templates=("{}",))
@@ -140,7 +141,7 @@ def count(images: int, classes: int, variants: int, names: bool = False) -> dict
             patch.object(loop, "to_host", fetched),
             patch.object(pipeline, "memory", lambda device: 1e12),
             patch.object(pipeline, "embed_vocabulary", embedded),
-            # Looks at values when a readout is made, once a pass.
+            # This check looks at values when a readout is made, once a pass.
             patch.object(decoder, "_require_finite", lambda *_: None),
             patch.object(decoder.Readout, "num_classes", classes),
         ):
@@ -149,7 +150,7 @@ def count(images: int, classes: int, variants: int, names: bool = False) -> dict
             photos = [
                 Photo(Sample(name, *sample), plan, fake.from_tensor(pixels)) for name in data.names
             ]
-            one_pass._record(photos)  # what is made once: masks' place, statistics, layouts
+            one_pass._record(photos)  # uncounted: makes masks, statistics and layouts, once
             recorder.uncounted = {spec.key: set(data.names) for spec in specs}
             waits.clear()
             with counter:
@@ -165,7 +166,7 @@ def count(images: int, classes: int, variants: int, names: bool = False) -> dict
 
 
 def _move(model: Any, fake: FakeTensorMode) -> None:
-    """All weights as fake tensors on a GPU."""
+    """Replace all weights by fake tensors on a GPU."""
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():

@@ -94,7 +94,7 @@ def memory_in_child(side: str) -> int:
     return int(child.stdout)
 
 
-# Protocol -> its own methods, and the second network that they look at.
+# Protocol -> its own methods.
 METHODS: dict[str, tuple[str, ...]] = {
     "cdam": ("cdam", "cdam_sclip", "cdam_clearclip", "cdam_gem"),
     "clearclip": ("clearclip",),
@@ -124,6 +124,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "surgery": ("surgery",),
     "unified": ("registers", "rfclip", "scclip", "cliper", "itaclip"),
 }
+# Protocol -> the second network that its methods look at, where it is not dino_vitb8.
 GUIDES = {"lposs": "dino_vitb16", "lposs_plus": "dino_vitb16"}
 # Data set whose settings and names are taken -> (height, width) of a photo.
 SIZES = {"coco_object": (480, 640), "cityscapes": (1024, 2048)}
@@ -156,7 +157,7 @@ def method_peak(protocol_name: str, method: str, dataset: str) -> dict[str, floa
 def method_peaks(path: Path, protocols: Sequence[str]) -> None:
     """`method_peak` of each protocol's methods, each in a process of its own, into a file.
 
-    What is there is kept, so that a run that was stopped goes on.
+    Peaks that the file has are kept, so that a run that was stopped goes on.
     """
     peaks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for protocol in protocols:

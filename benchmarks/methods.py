@@ -33,7 +33,7 @@ SWEEP = ("experiment=methods", "pretrained=null", "device=cpu")
 
 
 class ProcessorTime(Timings):
-    """Seconds of this thread instead of the clock's."""
+    """Measures processor seconds of this thread instead of wall-clock seconds."""
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -47,8 +47,8 @@ def measure(photos: int, overrides: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         ``passes``: protocols, cells, seconds a photo without texts, seconds of texts, peak bytes;
-        ``trunk`` seconds a photo of the first pass, and ``variants``: their own blocks' seconds
-        over the trunk's there.
+        ``trunk``: seconds a photo of the first pass; ``variants``: seconds of each variant's own
+        blocks over those of the trunk, in the first pass.
     """
     specs = list({spec.key: spec for spec in map(make_spec, sweep([*SWEEP, *overrides]))}.values())
     figures: dict[str, Any] = {"photos": photos, "overrides": list(overrides), "passes": []}
@@ -77,13 +77,13 @@ def cost(specs: Sequence[Spec], photos: int) -> tuple[Timings, float, int]:
     timings, count = ProcessorTime(), len(specs[0].dataset)
     before, _ = time.thread_time(), memory_in_use(reset_peak=True)
     with tempfile.TemporaryDirectory() as store:
-        # Every so many-th photo, so that there are as many as asked for.
+        # This shard takes every n-th photo, so that it has ``photos`` of them or a few less.
         evaluate(specs, store, shard=(0, -(-count // photos)), progress=False, timings=timings)
     return timings, time.thread_time() - before, memory_in_use(peak=True)
 
 
 def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """performance-methods.md."""
+    """The text of performance-methods.md."""
     lines = ["# What each method costs", "", *str(__doc__).splitlines()[2:], ""]
     for network, costs in figures.items():
         total = sum(row["seconds_per_photo"] for row in costs["passes"])
@@ -125,7 +125,7 @@ def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def memory_table() -> list[str]:
-    """Peaks of `benchmarks.memory`, as far as they were measured."""
+    """Lines of a table with the peaks that `benchmarks.memory` measured; none without its file."""
     path = Path(__file__).parents[1] / "docs" / "performance-memory.json"
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""docs/performance.md and its figure, from the figures of `benchmarks.run`."""
+"""Write docs/performance.md and its figure from the numbers of `benchmarks.run`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sclip_lab.network import rates
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# What is measured, in words, and the goal: at least (+) or at most (-) this value.
+# What is measured, in words, and the goal: at least (+) or at most (-) this value; "": no goal.
 KEYS: dict[str, tuple[str, str, float]] = {
     "single_fp32": ("one variant, 30 names, 336x448 -> 375x500, reference / ours", "+", 1.3),
     "sweep12_fp32": ("12 variants, same photos, reference / ours", "+", 7),
@@ -155,7 +155,7 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
 
 
 def write(figures: Mapping[str, Any], folder: Path) -> None:
-    """performance.md and performance.png in ``folder``."""
+    """Write performance.md and performance.png into ``folder``."""
     host = figures["machine"]
     command = " ".join(["python -m benchmarks.run", *figures["command"]])
     clocks = {"wall": "Seconds are wall-clock.", "cpu": "Seconds are one thread's processor time."}
@@ -226,7 +226,7 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
 
 
 def gpu(path: Path) -> str:
-    """Where the figures of `benchmarks.gpu` are; that nothing was measured, without a GPU's."""
+    """A sentence that says where the figures of `benchmarks.gpu` are, or that no GPU was there."""
     figures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"device": "cpu"}
     if figures["device"] == "cpu":
         return (
@@ -237,7 +237,7 @@ def gpu(path: Path) -> str:
 
 
 def figure(figures: Mapping[str, Any], path: Path) -> None:
-    """Ratios against their goals, and seconds of both sides."""
+    """Draw ratios against their goals, and seconds of both sides."""
     keys = [key for key in KEYS if key.startswith(("single", "sweep12", "separate"))]
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     places = range(len(keys))

@@ -1,4 +1,4 @@
-"""Our evaluator against a plain loop: same process, same weights, same photos, taken in turns.
+"""Time our evaluator against a plain loop: same process, same weights, same photos, in turns.
 
     python -m benchmarks.run [--quick | --only bound|more|diagnostics|sweeps|trained] [--out docs]
 
@@ -51,15 +51,15 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
     """All figures of docs/performance.json.
 
     Args:
-        quick: the main ones only, fewer repetitions.
+        quick: only the main figures, with fewer repetitions.
         photos: repetitions; None: as many as each mode takes.
         measured: variants that the reference runs, the rest counting as their mean; None: all.
     """
     backbones = networks()
     full = backbones["fp32"]
     small, large = voc20(), coco_object()
-    # In quick mode the reference takes some: its variants differ little, and at COCO-Object's names
-    # each has the same dense readout.
+    # In quick mode the reference runs only some variants: they differ little in time, and at
+    # COCO-Object's names each has the same dense readout.
     few, fewer = (min(measured or 12, 6), min(measured or 12, 2)) if quick else (measured, measured)
     first = compare(small, backbones, VARIANTS, photos or (2 if quick else 7), few)
     second = compare(large, {"fp32": full}, VARIANTS, photos or (2 if quick else 3), fewer)
@@ -146,8 +146,8 @@ def more() -> dict[str, Any]:
     for name, (job, variants) in jobs.items():
         result = compare(job, backbones, variants, 1)
         figures[name] = result.report()
-    # 24 variants: the twelve, and as many temperatures; the reference's time for each of the
-    # latter is its mean over the former.
+    # 24 variants: the twelve, and as many temperatures. The reference's time for each temperature
+    # is its mean over the twelve.
     warmer = (0.25, 0.6, 0.7, 0.8, 0.9, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
     extra = [load_attention("csa", temperature=temperature) for temperature in warmer]
     figures["24 variants"] = compare(voc20(), backbones, VARIANTS, 1, extra=extra).report()
@@ -196,7 +196,7 @@ def main() -> None:
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         report.write(figures, arguments.out)
         return
-    machine = report.machine()  # before: the load is that of others
+    machine = report.machine()  # before measuring, so that the load is that of others
     measured = measure(arguments.quick, arguments.photos, arguments.reference_variants)
     options = {"quick": arguments.quick, "clock": arguments.clock, "command": sys.argv[1:]}
     figures = {**machine, **options, **measured}

@@ -31,7 +31,7 @@ from sclip_lab.data.patchwork import Patchwork
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.run import tune
 
-MODULE = "benchmarks.search"  # by which yaml files name what is below, however this was started
+MODULE = "benchmarks.search"  # this module's name in yaml files; __name__ may be __main__
 PARTS = ("cost", "tickets", "shuffled")
 TEMPERATURES = (0.25, 4.0)  # of `lottery`
 WORDS = ("attention=csa", "attention.temperature=0.1..4", "attention.layers=last 1,last 2")
@@ -92,30 +92,30 @@ def null_run(kind: str, seed: int, photos: int, trials: int, folder: Path) -> di
         lab.allow(MODULE, conf=conf)
         tickets = f"{100 * seed + 1}..{100 * seed + 99}"
         words += [f"attention=lottery_{seed}", f"attention.ticket={tickets}"]
-    made = tune.search(words, trials=trials, batch=trials, seed=seed)
-    gap = made.difference
+    search = tune.search(words, trials=trials, batch=trials, seed=seed)
+    gap = search.difference
     return {"difference": round(100 * float(gap["difference"]), 2), "p": round(float(gap["p"]), 4)}
 
 
 def honesty(kind: str, runs: int, photos: int, trials: int, folder: Path) -> dict[str, Any]:
-    """How many of some searches end with p < .05, with the share's 95 % interval."""
+    """Run searches with nothing to find; count those with p < .05, with a 95 % interval."""
     lab.allow(MODULE)
-    made = [null_run(kind, seed, photos, trials, folder / kind) for seed in range(runs)]
-    sure = [run for run in made if run["p"] < 0.05]
+    outcomes = [null_run(kind, seed, photos, trials, folder / kind) for seed in range(runs)]
+    sure = [run for run in outcomes if run["p"] < 0.05]
     share = binomtest(len(sure), runs).proportion_ci()
     return {
         "runs": runs,
         "sure": len(sure),
         "sure_and_better": sum(run["difference"] > 0 for run in sure),
         "share_95": [round(float(share.low), 3), round(float(share.high), 3)],
-        "p": [run["p"] for run in made],
+        "p": [run["p"] for run in outcomes],
     }
 
 
 def cost(trials: int, folder: Path) -> dict[str, float]:
-    """A search on the scenes as they are, and its last batch fused against one by one."""
-    made = tune.search([*WORDS, f"paths.store={folder / 'search'}"], trials=trials)
-    fixed, values = list(WORDS[:1]), [trial.values for trial in made.trials[:10]]
+    """Time a search on the scenes as they are, and ten of its trials fused and one by one."""
+    search = tune.search([*WORDS, f"paths.store={folder / 'search'}"], trials=trials)
+    fixed, values = list(WORDS[:1]), [trial.values for trial in search.trials[:10]]
     specs = [tune._spec([*fixed, *(f"{k}={v}" for k, v in each.items())]) for each in values]
     evaluate(specs[:1], folder / "warm", progress=False)
     seconds = {}
@@ -127,9 +127,9 @@ def cost(trials: int, folder: Path) -> dict[str, float]:
         evaluate([spec], folder / "apart", progress=False)
     seconds["one_by_one"] = time.perf_counter() - start
     return {
-        "trials_a_minute": round(60 * trials / made.seconds, 1),
-        "blocks": made.blocks,
-        "blocks_without_sharing": made.apart,
+        "trials_a_minute": round(60 * trials / search.seconds, 1),
+        "blocks": search.blocks,
+        "blocks_without_sharing": search.apart,
         **{f"batch_of_10_{name}_s": round(value, 2) for name, value in seconds.items()},
     }
 

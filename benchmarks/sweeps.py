@@ -27,8 +27,8 @@ def sweeps(repetitions: int) -> dict[str, object]:
         def repeated(*command: str) -> list[float]:
             return [_seconds(folder, *command) for _ in range(repetitions)]
 
-        # One after the other: a job typed by itself writes its W&B run anew, for it is in another
-        # group then, and so would the sweep after it.
+        # Not in turns: a job typed by itself is in another W&B group and writes its run anew, and
+        # so would each sweep that follows one.
         finished = repeated(*SWEEP, "paths.store=store")
         one = repeated(*ONE, "paths.store=store")
         figures = repeated("report", "store", "--out", "figures")

@@ -1,4 +1,4 @@
-"""What is timed: photos, names, and one sweep of ours and of the reference."""
+"""What is timed: photos, names, our sweep, and one variant of the reference."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.protocol import Protocol
 
-# Twelve last-block variants; the single variant is SCLIP's own. In an order in which the first six,
-# all that the quick mode gives the reference, take its mean time: maskclip among them is cheap.
+# Twelve last-block variants; the single variant is SCLIP's own. In quick mode the reference
+# runs only the first six, which are ordered to take the mean time of all: maskclip is cheap.
 VARIANTS = (
     "csa",
     "vanilla",

@@ -5,9 +5,9 @@
     python tools/count_calls.py --names            # and the functions by file
 
 It prints how many files and functions of ``sclip_lab`` run before the first photo is decoded, and
-in the whole command. Lambdas, comprehensions and generators are counted apart, and no file counts
-for them alone, for Python 3.12 runs comprehensions within their function; the bodies of modules
-and classes do not count.
+in the whole command. Lambdas, comprehensions and generators are counted apart, because Python 3.12
+runs comprehensions within their function; a file in which only such ran does not count. The bodies
+of modules and classes do not count either.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ image_suffix: .png
 vocabulary: {folder}/names.txt
 ignore_index: 255
 """
-FIRST_PHOTO = "evaluation/loader.py", "load"  # the pass makes or decodes a photo
+FIRST_PHOTO = "evaluation/loader.py", "load"  # the function that decodes a photo
 
 
 def write_photos(folder: Path) -> Path:
-    """Two photos with masks of two classes, and the yaml of a data set; its conf folder."""
+    """Write two photos, masks of two classes and the yaml of a data set; return its conf folder."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8)
     for name in ("images", "masks", "conf/dataset"):
         (folder / name).mkdir(parents=True)
@@ -59,7 +59,7 @@ class Counter:
 
     Attributes:
         entered: code of each function, in the order of first entry.
-        before: how many of them ran before the first photo is decoded; None: none was.
+        before: how many functions ran before the first photo was decoded; None: no photo was.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ KILLS_EACH, FLIPS = 20, 150
 # Multiples of the examples of each file of tests/hostile: 10,000 cases in all.
 HOSTILE = {"pictures": 32, "values": 15, "weights": 16, "yamls": 30, "stores": 15, "lines": 60}
 HOSTILE_EACH = 5
-KILLS_PART = 0.45  # of the time
+KILLS_PART = 0.45  # part of the time limit, after which no more writers are killed
 BEGIN, END = "<!-- figures: make torture -->", "<!-- end of figures -->"
 FIGURES = "figures: "  # begins the line with the figures of the run inside
 
@@ -73,7 +73,7 @@ def _version() -> str:
 
 
 def _verdict(figures: dict[str, Any], minutes: float) -> int:
-    """0 if all of the work was done and nothing went wrong."""
+    """Return 0 if all of the work was done and nothing went wrong, else 1."""
     if figures["shares_not_run"]:
         print(
             f"stopped short after {minutes:g} minutes: {figures['shares_not_run']} shares of the "
@@ -96,13 +96,13 @@ def _inside(args: argparse.Namespace) -> int:
 
 
 def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Everything in one record."""
+    """Run all parts, and return all counts in one record."""
     began = time.monotonic()
     parts: dict[str, Counter[str]] = {}
     took: Counter[str] = Counter()
     wrong: list[str] = []
     skipped: dict[str, str] = {}
-    # Writers are forked before torch is loaded, the rest behind it.
+    # Writers are forked before torch is loaded, the other shares after it.
     for makers, part in ((_kills, KILLS_PART), (_flips_and_hostile, 1.0)):
         shares = [s for s in makers(folder, args) if not args.only or s.name in args.only]
         random.Random(args.seed).shuffle(shares)  # so that each part loses a few if the time is up
@@ -140,7 +140,7 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _kills(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
-    """Writers that die, meet, and have no room."""
+    """Yield shares with writers that die, that meet, and that have no room."""
     yield Share("no room", timed(partial(kills.without_room, folder)))
     for name, before in (("new store", kills.nothing), ("damaged store", kills.half)):
         if args.only and name not in args.only:
@@ -159,7 +159,7 @@ def _kills(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
 
 
 def _flips_and_hostile(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
-    """Changed bits, and the tests of malformed input with more examples."""
+    """Yield shares with changed bits, and with the tests of malformed input on more examples."""
     from benchmarks.torture import flips
 
     generator = random.Random(f"{args.seed} flips")
@@ -174,7 +174,7 @@ def _flips_and_hostile(folder: Path, args: argparse.Namespace) -> Iterator[Share
 
 
 def _hostile(folder: Path, name: str, times: int, seed: int) -> dict[str, Any]:
-    """One file of tests/hostile with so many times its examples."""
+    """Run one file of tests/hostile with ``times`` times its examples."""
     folder.mkdir(parents=True)
     count = folder / "count"
     line = [
@@ -198,7 +198,7 @@ def _hostile(folder: Path, name: str, times: int, seed: int) -> dict[str, Any]:
 
 
 def _into_page(page: Path, figures: dict[str, Any]) -> None:
-    """The figures into the page, between its marks."""
+    """Write the figures into the page, between its marks."""
     keys = ("kill_points", "random_kills", "rounds_of_writers", "images_lost", "images_doubled",
             "flips", "flips_undetected", "fuzz_cases", "wrong_outcomes", "confined", "seconds",
             "processes", "load", "seed", "version")  # fmt: skip

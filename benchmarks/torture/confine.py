@@ -74,7 +74,7 @@ def start(arguments: Sequence[str], mark: str) -> tuple[int, str | None, list[st
                         figures = text.removeprefix(mark)
                     else:
                         print(text, end="", flush=True)
-            finally:  # whatever a case left running
+            finally:  # end whatever a case left running
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
     finally:
@@ -86,10 +86,10 @@ def start(arguments: Sequence[str], mark: str) -> tuple[int, str | None, list[st
 
 
 def enter() -> Path:
-    """Of the run inside: make the room, and work in it.
+    """Make the room, and change into its working folder; for the run inside.
 
     Returns:
-        its folder.
+        the working folder.
     """
     room = Path(os.environ[ROOM])
     if not loose():
@@ -135,8 +135,8 @@ def _refused() -> str:
 
 
 def _only_writable(place: Path) -> None:
-    """A fresh file system in memory at ``place``; all the others read-only. Devices can be
-    written all the same, but none can be made or replaced."""
+    """Mount a fresh file system in memory at ``place``, and make all others read-only. Devices can
+    be written all the same, but none can be made or replaced."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=75%", "none", str(place)], check=True)
     for point, options in _mounts():
         if point != str(place):
@@ -163,7 +163,7 @@ def _mounts() -> Iterator[tuple[str, list[str]]]:
 
 
 def _loopback_up() -> None:
-    """``ip link set lo up``, for machines without it."""
+    """Do what ``ip link set lo up`` does, for machines without ``ip``."""
     request, up = 0x8914, 1  # SIOCSIFFLAGS, IFF_UP
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, request, struct.pack("16sh14x", b"lo", up))

@@ -39,7 +39,7 @@ SWEEP = ["attention=vanilla,csa", "hydra/launcher=local_jobs", "hydra.launcher.s
 
 
 def main() -> int:
-    """0 if all ended as they should."""
+    """Run all rows of the table; return 0 if all runs ended as they should, else 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=0)
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def _ended(line: Sequence[str], signum: signal.Signals, after: float) -> tuple[float, int, str]:
-    """Start a run, end it so many seconds after its first images were stored.
+    """Start a run, and send it ``signum`` ``after`` seconds after its first images were stored.
 
     Returns:
         seconds until it was gone, images in the store, and what was wrong.
@@ -109,7 +109,7 @@ def _ended(line: Sequence[str], signum: signal.Signals, after: float) -> tuple[f
 
 
 def _started(line: Sequence[str], folder: Path, stderr: Path) -> int:
-    """The process's number; its stderr goes to the file ``stderr``."""
+    """Start a run whose stderr goes to the file ``stderr``; return the process's number."""
     if any("local_jobs" in word for word in line):
         with stderr.open("wb") as err:
             command = [sys.executable, "-m", "sclip_lab.cli.main", *line]

@@ -22,7 +22,7 @@ DIGEST = "0123456789abcdef"
 
 
 def flip(folder: Path, each: int, generator: random.Random) -> dict[str, Any]:
-    """``each`` flips in each kind of file, read as the laboratory reads it."""
+    """Flip ``each`` bits, one at a time, in each kind of file; count flips that reading misses."""
     counts: dict[str, Any] = {"flips": 0, "flips_undetected": 0, "named": 0}
     for path, read in _files(folder):
         whole = path.read_bytes()
@@ -45,7 +45,7 @@ def flip(folder: Path, each: int, generator: random.Random) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[tuple[Path, Callable[[], Any]]]:
-    """A file of each kind, and what reads it."""
+    """A file of each kind, and the function that reads it."""
     root, cell = folder / "store", CELLS[0]
     work(root)
     store = Store(root)

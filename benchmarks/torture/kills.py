@@ -68,7 +68,8 @@ CELLS = [Cell(f"variant {letter}") for letter in "abc"]
 
 
 def work(root: Path, done: Callable[[str], object] = lambda line: None) -> None:
-    """An evaluation without its arithmetic: what is missing is written, two images at a time."""
+    """Do what an evaluation does but its arithmetic: write what is missing, two images at a time.
+    ``done`` gets a line, key and name, for each image once it is stored."""
     store = Store(root)
     for cell in CELLS:
         store.open(cell)
@@ -113,18 +114,18 @@ def forked(task: Callable[[Callable[[str], object]], object], seconds: float = L
     Returns:
         its exit status (negative: the signal that ended it; -1000: it hung), and its output.
     """
-    read, write = os.pipe()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(read)
+        os.close(read_end)
         code = 1
         try:
-            task(lambda line: os.write(write, line.encode()))
+            task(lambda line: os.write(write_end, line.encode()))
             code = 0
         except BaseException as error:
-            os.write(write, f"{type(error).__name__}: {error}".encode())
+            os.write(write_end, f"{type(error).__name__}: {error}".encode())
         os._exit(code)
-    os.close(write)
+    os.close(write_end)
     end = time.monotonic() + (seconds if kill_after is None else kill_after)
     status = None
     while status is None and time.monotonic() < end:
@@ -136,16 +137,17 @@ def forked(task: Callable[[Callable[[str], object]], object], seconds: float = L
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         status = -1000 if kill_after is None else -signal.SIGKILL
-    with os.fdopen(read, "rb") as pipe:
+    with os.fdopen(read_end, "rb") as pipe:
         return status, pipe.read().decode(errors="replace")
 
 
 def nothing(root: Path) -> None:
-    """A store that is not there yet."""
+    """Leave the store as it is: not there yet."""
 
 
 def die_at(point: int) -> list[int]:
-    """Make this process end at the ``point``-th time that it touches the disk; counts them."""
+    """Make this process end at the ``point``-th time that it touches the disk. Return a list of one
+    number, which counts these times."""
     count = [0]
 
     def tick() -> None:
@@ -186,7 +188,7 @@ def recovered(root: Path, acknowledged: str, expected: dict[str, Any]) -> dict[s
     """Go on where a killed process stopped, and count what is wrong then."""
 
     def finish(say: Callable[[str], object]) -> None:
-        for path in root.rglob(".*.tmp"):  # as if it had come an hour later
+        for path in root.rglob(".*.tmp"):  # so old that `Store` takes their process for dead
             os.utime(path, (0, 0))
         store = Store(root)
         stored = {(cell.key, name) for cell in CELLS for name in store.done(cell)}
@@ -197,13 +199,17 @@ def recovered(root: Path, acknowledged: str, expected: dict[str, Any]) -> dict[s
     status, output = forked(finish)
     if status != 0:
         return {"lost": 0, "doubled": 0, "wrong": 1}
-    lost, end = json.loads(output)
-    return {"lost": lost, "doubled": end["doubled"], "wrong": int(end != expected)}
+    images_lost, final = json.loads(output)
+    return {
+        "lost": images_lost,
+        "doubled": final["doubled"],
+        "wrong": int(final != expected),
+    }
 
 
 def half(root: Path) -> None:
-    """A store as an earlier version or a killed process leaves it: several files per cell, one of
-    them damaged, one that two writers wrote, and a temporary file of a process that is gone."""
+    """Make a store as an earlier version or a killed process leaves it: several files per cell, an
+    image that two of them count, a damaged file of rows and a damaged spec.json."""
     store = Store(root)
     for cell in CELLS:
         store.open(cell)
@@ -235,7 +241,7 @@ def points(folder: Path, before: Callable[[Path], None] = nothing) -> int:
 def at_points(
     folder: Path, chosen: Sequence[int], before: Callable[[Path], None] = nothing
 ) -> dict[str, int]:
-    """A kill at each of these points of `work`, and going on after it. See `points`."""
+    """Kill `work` at each of these points, and go on after it; return counts. See `points`."""
     expected = _undisturbed(folder, before)
     total = {"kill_points": 0, "lost": 0, "doubled": 0, "wrong": 0}
     for point in chosen:
@@ -248,14 +254,14 @@ def at_points(
                 work(root, say)
 
             status, output = forked(killed)
-            # A thread asks the disk, and may be one point short when the work is done.
+            # A thread syncs files, so `work` may end one point early, and is not killed then.
             _add(total, {"kill_points": int(status == KILLED), **recovered(root, output, expected)})
             total["wrong"] += status not in (KILLED, 0)
     return total
 
 
 def at_random(folder: Path, times: int, generator: random.Random) -> dict[str, int]:
-    """SIGKILL at random times of `work`, and going on."""
+    """Kill `work` by SIGKILL at random times, and go on after it; return counts."""
     expected = _undisturbed(folder)
     began = time.monotonic()
     forked(lambda say: work(folder / "timed", say))
@@ -271,7 +277,7 @@ def at_random(folder: Path, times: int, generator: random.Random) -> dict[str, i
 
 
 def together(folder: Path, rounds: int, writers: int = 3) -> dict[str, int]:
-    """Several writers on one store at the same time."""
+    """Run several writers on one store at the same time; return counts."""
     expected = _undisturbed(folder)
     total = {"rounds_of_writers": 0, "lost": 0, "doubled": 0, "wrong": 0}
     for number in range(rounds):
@@ -293,7 +299,7 @@ def together(folder: Path, rounds: int, writers: int = 3) -> dict[str, int]:
 
 
 def without_room(folder: Path) -> dict[str, Any]:
-    """A disk that is full, then one that is read-only, on a file system of 40 kB in memory."""
+    """Run `work` on a full disk, then on a read-only one: a file system of 40 kB in memory."""
     place = folder / "small"
     place.mkdir()
     if not _run("mount", "-t", "tmpfs", "-o", "size=40k,nr_inodes=400", "none", str(place)):

@@ -27,8 +27,8 @@ class Share:
     """A part of the work.
 
     Attributes:
-        name: what it belongs to.
-        run: does it, and returns counts; ``wrong_cases`` may be a list of texts.
+        name: the part of the torture that the share belongs to.
+        run: does the share, and returns counts; ``wrong_cases`` may be a list of texts.
     """
 
     name: str

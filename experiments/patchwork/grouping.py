@@ -1,9 +1,9 @@
-"""Losses by which patches learn who is their like: those of one colour, whatever they show.
+"""Losses by which a patch learns which others are like it: those of its colour, whatever they show.
 
 CLIP's last queries and keys tell what belongs together; nothing in a small network's training asks
-for it. Here late tokens, and queries and keys of two blocks, must tell the colour of their patch
-through noise, and queries and keys nothing else. Colours are read by linear probes that are thrown
-away after training.
+for it. Here linear probes must read a patch's colour, through noise, from late tokens and from the
+queries and keys of two blocks, and colour alone must explain these queries and keys. The probes are
+thrown away after training.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ from torch import Tensor, nn
 from experiments.patchwork.tower import Outputs
 
 CODES = 32  # values of a colour's code
-SCALE = 60.0 / 68.0  # of the code: colours that far apart, in the input's units, have other codes
-APART = 0.4  # distance of unit vectors; that of names that a network knows well is .45 and more
+SCALE = 60.0 / 68.0  # colours this far apart, in the input's units, have different codes
+APART = 0.4  # distance of unit vectors; names that a network knows well are .45 or more apart
 DROPPED = 0.5  # share of the values that a probe does not see
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the losses beside the class token's caption; ``quiet`` and ``noise`` are no weights.
+    """Weights of all losses but the class token's caption; ``quiet`` and ``noise`` are no weights.
 
     Attributes:
-        read: of the caption read by patches.
-        mixed: of `Outputs.mixed`. bent: of `Outputs.bent`.
-        louder: of `Outputs.louder` above -``quiet``.
-        late: of the colour that late tokens tell. keys: that queries and keys of the last block
-            tell. early: the same of an early block, and that colour alone explains them.
-        noise: deviation of the noise through which those of the early block are read; the others:
-            1. The louder, the sharper attention has to be.
-        small: of their mean square, in ``early``: the smaller, the flatter attention is.
-        other: of what colour does not explain in queries and keys of the last block.
-        flat: of their mean square, in ``keys``; as ``small``.
-        apart: of `too_near` of the names.
+        read: weight of the caption that patches read.
+        mixed, bent: weights of `Outputs.mixed` and `Outputs.bent`.
+        louder: weight of `Outputs.louder` above -``quiet``.
+        late, keys: weights of reading colour from late tokens, and from queries and keys of the
+            last block.
+        early: weight of reading colour from queries and keys of an early block, and of what colour
+            does not explain in them.
+        noise: deviation of the noise through which the early block is read; elsewhere it is 1.
+            The louder the noise, the sharper attention has to be.
+        small: weight within ``early`` of the mean square of its queries and keys. The smaller that
+            square, the flatter attention is.
+        other: weight of what colour does not explain in queries and keys of the last block.
+        flat: weight within ``keys`` of the mean square of these queries and keys, as ``small``.
+        apart: weight of `too_near` of the names.
     """
 
     read: float = 1.0
@@ -65,8 +68,8 @@ def code(colour: Tensor) -> Tensor:
 def too_near(names: Tensor) -> Tensor:
     """By how much names are nearer to each other than ``APART``, summed over their pairs.
 
-    Names with one embedding ask nothing of the patches that would tell them apart, so they stay
-    one; and with the distance itself, the loss pushes as hard there as anywhere.
+    Without this loss, names with one embedding keep it, for they do not ask patches to tell them
+    apart. It grows linearly as names come nearer, so that it pushes as hard there as anywhere.
 
     Args:
         names: (classes, embed_dim) unit vectors.
@@ -88,10 +91,10 @@ class Grouping(nn.Module):
         self.tell = nn.ModuleDict({name: nn.Linear(CODES, width) for name in names[1:]})
 
     def forward(self, outputs: Outputs, weights: Weights) -> Tensor:
-        """The weighted sum, a scalar; without the captions."""
+        """The weighted sum of all losses but those of captions and names, a scalar."""
         target = code(outputs.colour)
         last = dict(zip(("last_q", "last_k"), outputs.keys, strict=True))
-        early = list(outputs.early)  # one map for both, so that queries find their keys
+        early = list(outputs.early)  # one probe for both, so that queries find their keys
         losses = {
             "late": self._heard("late", outputs.late, target),
             "keys": sum(

@@ -4,7 +4,8 @@ Writes a table in Markdown::
 
     python -m experiments.patchwork.judge sclip_lab/assets/patchwork_vit [other assets ...]
 
-Scenes of the test split under the committed protocol; docs/embedded-world.md has the table.
+It uses scenes of the test split under the protocol conf/protocol/sclip.yaml.
+docs/embedded-world.md has the table.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def card() -> list[str]:
 
 
 def variants(names: Sequence[str]) -> dict[str, lab.Variant]:
-    """Row of the table -> variant."""
+    """Map the name of each row of the table to its variant."""
     plain = {name: lab.load_attention(name) for name in (*names, "naclip")}
     dropped = {f"{name}, both dropped": lab.load_attention(name, **BARE) for name in DROPPED}
     deeper = {f"csa, {part}": lab.load_attention("csa", layers=part) for part in DEEPER}
     return {**plain, **dropped, **deeper}
 
 
-# Differences that the bars speak of: the first should be above the second.
+# Differences that the bars of docs/embedded-world.md ask for: the first should be above the second.
 PAIRS = (
     *((f"{a}, both dropped", f"{b}, both dropped")
       for a in ("csa_q", "csa_k", "csa") for b in ("maskclip", "local", "vanilla")),

@@ -1,7 +1,7 @@
 """Muon in float32: momentum, made orthogonal, for the matrices inside the blocks.
 
 The update of Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks, with
-the settings of `torch.optim.Muon`. That one iterates in bfloat16, which takes several times as long
+the settings of `torch.optim.Muon`. Torch's iterates in bfloat16, which takes several times as long
 as float32 on a processor without bfloat16 arithmetic.
 """
 
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Move every matrix that has a gradient; answers ``closure``'s loss, as torch's do."""
+        """Move every matrix that has a gradient; return ``closure``'s loss, as in torch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -49,10 +49,12 @@ def scene_pool(folder: Path, scenes: int, easy: bool = False) -> Pool:
         (scenes, 128, 160, 3) uint8 images and (scenes, 128, 160) uint8 masks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done, image_file, mask_file = (folder / n for n in ("pool.json", "images.npy", "masks.npy"))
+    settings_file, image_file, mask_file = (
+        folder / n for n in ("pool.json", "images.npy", "masks.npy")
+    )
     first = Patchwork("train", 8, HEIGHT, WIDTH).key
     settings = {"scenes": scenes, "easy": easy, "first": first}
-    if not done.is_file() or json.loads(done.read_text()) != settings:
+    if not settings_file.is_file() or json.loads(settings_file.read_text()) != settings:
         shape = (scenes, HEIGHT, WIDTH)
         images = np.lib.format.open_memmap(image_file, "w+", np.uint8, (*shape, 3))
         masks = np.lib.format.open_memmap(mask_file, "w+", np.uint8, shape)
@@ -63,7 +65,7 @@ def scene_pool(folder: Path, scenes: int, easy: bool = False) -> Pool:
                 images[low:high], masks[low:high] = block
         images.flush()
         masks.flush()
-        write_text(done, json.dumps(settings))
+        write_text(settings_file, json.dumps(settings))
     return _mapped(image_file), _mapped(mask_file)
 
 
@@ -158,13 +160,13 @@ class Captions:
         Returns:
             (batch, context_length) ids, and (batch, classes) booleans: what each names.
         """
-        rows, named = [], np.zeros_like(present)
+        rows, in_caption = [], np.zeros_like(present)
         for row, brief in enumerate(rng.random(len(present)) < short):
             order = rng.permutation(np.flatnonzero(present[row]))
             order = order[: 1 if brief else MOST_NAMES]
-            named[row, order] = True
+            in_caption[row, order] = True
             rows.append(self.encode([CLASSES[index] for index in order]))
-        return torch.stack(rows), named
+        return torch.stack(rows), in_caption
 
 
 def contrastive_loss(

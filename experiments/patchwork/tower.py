@@ -6,9 +6,9 @@ embedded world shows what CLIP shows (docs/embedded-world.md says why each is th
 - most patches are hidden, as in FLIP (2212.00794);
 - in a share of the windows, no token attends before the last block (stochastic depth, 1603.09382),
   so that evidence about classes reaches the class token in the last block alone;
-- besides the class token, a few patches read the caption: over tokens of which many are hidden
-  (DropKey, 2208.02646), most of them with equal weights and without the MLP, and all with the
-  residual of another window's patch.
+- besides the class token, a few patches (the readers) read the caption: over tokens of which many
+  are hidden (DropKey, 2208.02646). Most readers weigh tokens equally and skip the MLP, and all get
+  the residual of another window's patch.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from sclip_lab.network.depth import resolve
 
 @dataclass(frozen=True)
 class Hiding:
-    """What is hidden in training; all are shares.
+    """What is hidden in training; all but ``readers`` are shares.
 
     Attributes:
-        seen: of the patches that the network gets.
-        alone: of the windows in which nothing attends before the last block.
+        seen: share of the patches that the network gets.
+        alone: share of the windows in which nothing attends before the last block.
         readers: number of patches that read the caption.
-        even: of the readers that weigh all tokens alike.
-        most: largest share of tokens that a reader does not see; the class token: half of it.
-        swapped: of the readers with the residual of another window.
-        bare: of the readers, and of the class tokens, without the last MLP.
+        even: share of the readers that weigh all tokens alike.
+        most: largest share of tokens that a reader does not see; for the class token, half of it.
+        swapped: share of the readers that get the residual of another window.
+        bare: share of the readers, and of the class tokens, that skip the last MLP.
     """
 
     seen: float = 0.35
@@ -53,7 +53,8 @@ class Outputs(NamedTuple):
         embeddings: (batch, 1 + readers, embed_dim) unit embeddings: class token, then readers.
         mixed: what attention adds before the last block, squared, over its stream, squared; a sum
             over the blocks of the mean over the patches and that of the class token.
-        bent: the same of the last MLP, over what reads the caption.
+        bent: what the last MLP adds, squared, over its stream, squared; a mean over the class token
+            and the readers.
         louder: log of the patches' residual, squared, over what the readers gather, squared, in the
             last block; (batch,).
         late: (batch, n, width) normalised patches before the last block.
@@ -79,7 +80,7 @@ class Tower:
         visual: open_clip's VisionTransformer.
         patch: side of a patch, pixels.
         hiding: what is hidden.
-        low: products in bf16, sums in fp32.
+        low: compute products in bf16 and sums in fp32.
     """
 
     def __init__(self, visual: Any, patch: int, hiding: Hiding, low: bool) -> None:
@@ -147,8 +148,8 @@ class Tower:
         return visual.ln_pre(torch.cat([first, x], dim=1)), patches.mean(dim=-1)
 
     def _readers(self, batch: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the class token and the readers: which tokens they are, (batch, 1 + readers); factors
-        on their scores; and (batch, 1 + readers, tokens) which tokens they do not see."""
+        """Draw readers. Return the places of the class token and the readers, (batch, 1 + readers);
+        factors on their scores; and (batch, 1 + readers, tokens) which tokens they do not see."""
         hiding = self.hiding
         shape = batch, hiding.readers
         rows = torch.cat([torch.zeros(batch, 1).long(), torch.randint(1, tokens, shape)], dim=1)

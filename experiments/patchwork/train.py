@@ -67,9 +67,10 @@ CONFIG: dict[str, Any] = {
 
 # In the second round the last block's attention gets flatter, and no two names stay alike.
 FIRST, SECOND = Weights(), Weights(flat=0.015, apart=1.0)
-LEFT = 0.4  # share of the full rate at its end; docs/embedded-world.md says why not nothing
+LEFT = 0.4  # share of the full rate at the second round's end; docs/embedded-world.md says why
 
-# What makes a run the same run: all options but where it lives and when to pause.
+# Options that must be equal to continue a run: all but where files lie, how fast it runs and when
+# it pauses.
 SETTINGS = (
     *("scenes", "parts", "ease", "windows", "batch", "lr", "muon", "weight_decay", "short"),
     *("warmup", "decay", "seed", "fp32", "again"),
@@ -147,11 +148,11 @@ class Model(torch.nn.Module):
 
 def build_optimizers(model: Model, args: argparse.Namespace) -> list[Any]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
-    named = dict(model.named_parameters())
-    inner = [n for n, p in named.items() if "resblocks" in n and p.ndim == 2]
-    outer = [p for n, p in named.items() if n not in inner]
+    parameters = dict(model.named_parameters())
+    inner = [n for n, p in parameters.items() if "resblocks" in n and p.ndim == 2]
+    outer = [p for n, p in parameters.items() if n not in inner]
     return [
-        Muon([named[n] for n in inner], lr=args.muon, weight_decay=args.weight_decay),
+        Muon([parameters[n] for n in inner], lr=args.muon, weight_decay=args.weight_decay),
         torch.optim.AdamW(outer, lr=args.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0),
     ]
 
@@ -222,8 +223,8 @@ class Run:
         args, (scenes, easy) = self.args, pools
         if self.step < self.beginning:
             return draw_windows(easy, 2 * args.batch, rng, PART)
-        done = (self.step - self.beginning) * args.batch
-        share = max(0.0, 1.0 - done / args.ease) if args.ease else 0.0
+        windows_before = (self.step - self.beginning) * args.batch
+        share = max(0.0, 1.0 - windows_before / args.ease) if args.ease else 0.0
         number = int(rng.binomial(args.batch, share))
         parts = [
             draw_windows(pool, count, rng)
@@ -246,10 +247,10 @@ class Run:
             optimizer.param_groups[0]["lr"] = rate * self.factor
         pixels, present = self.draw(pools, rng)
         outputs = self.tower(to_tensor(pixels))
-        ids, named = model.captions.draw(present, args.short, rng)
+        ids, in_caption = model.captions.draw(present, args.short, rng)
         text, scale = model.encode_text(ids), model.clip.logit_scale.exp()
         losses = [
-            contrastive_loss(one, text, scale, present, named)
+            contrastive_loss(one, text, scale, present, in_caption)
             for one in outputs.embeddings.unbind(dim=1)
         ]
         others = weights.read * torch.stack(losses[1:]).mean() + model.grouping(outputs, weights)
@@ -268,7 +269,7 @@ class Run:
 
 
 def train(args: argparse.Namespace) -> None:
-    """From the last checkpoint to the end, or as long as there is time."""
+    """Train from the last checkpoint to the end, or as long as there is time."""
     torch.set_num_threads(args.threads)
     scenes, easy = (
         scene_pool(args.out / name, args.scenes, name == "easy") for name in ("scenes", "easy")

@@ -1,4 +1,4 @@
-"""What Hydra looks for below ``hydra_plugins``: search path, launchers and sweeper of sclip_lab."""
+"""The search path, launchers and sweeper of sclip_lab, where Hydra looks for plug-ins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sclip_lab.run.launcher import JobsLauncher as _JobsLauncher
 
 
 class OwnFolders(SearchPathPlugin):
-    """The folders of `sclip_lab.config.folders` behind the package's own."""
+    """Puts the folders of `sclip_lab.config.folders` behind the package's own in Hydra's search."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in folders()[1:]:

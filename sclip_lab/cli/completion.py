@@ -45,7 +45,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; prints the script, or words that may come next."""
+    """Print the script, or words that may come next; return 0."""
     if args.words is not None:
         print("\n".join(candidates(args.words)))
     elif args.shell is None:

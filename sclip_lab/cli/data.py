@@ -71,7 +71,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was parsed; 0, or 1 when ``verify`` found problems."""
+    """Run the parsed command; return 0, or 1 when ``verify`` found problems."""
     if args.data:
         os.environ[DATA_VARIABLE] = args.data  # conf/paths reads it
     if args.data_command == "list":

@@ -1,4 +1,4 @@
-"""``sclip-lab learn-projection``: W_r of attention=csa_learned from a train split."""
+"""``sclip-lab learn-projection``: learn W_r of attention=csa_learned from a train split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Learn it, write it, and print how to use it."""
+    """Learn W_r, write it to a file, print how to use it, and return 0."""
     from sclip_lab.config.registry import load_dataset, load_protocol
     from sclip_lab.evaluation.learned_projection import learn_projection, save_projection
     from sclip_lab.segmentation.pipeline import make_readout

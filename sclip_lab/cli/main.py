@@ -41,7 +41,7 @@ def script(argv: Sequence[str] | None = None) -> None:
     """Run `main` as a program, whose exit code is the command's.
 
     Python takes up to two seconds to take torch apart. So the process ends at once when all exit
-    handlers have run: the first one registered is the last to run.
+    handlers have run. The handler that ends it is registered first, and so runs last.
     """
     code: int | None = None
 
@@ -52,7 +52,7 @@ def script(argv: Sequence[str] | None = None) -> None:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        except OSError:  # help, which the disk or a pipe does not take
+        except OSError:  # help, on a full disk or a closed pipe
             os._exit(code or 1)
         os._exit(code)
 
@@ -160,8 +160,8 @@ def report(error: Exception) -> None:
 
 
 def readable_output() -> None:
-    """Print names of files in other encodings as escapes, and warnings in one line. A log that
-    cannot be written, for the disk is full, prints no traceback for each line."""
+    """Print names of files in other encodings as escapes, and warnings in one line. Print no
+    traceback for each line of a log that cannot be written because the disk is full."""
     logging.raiseExceptions = os.environ.get(TRACEBACK) == "1"
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(str(message))}\n"
     for stream in (sys.stdout, sys.stderr):

@@ -51,7 +51,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; prints where the report is."""
+    """Write the report, print where it is, and return 0."""
     from sclip_lab.paper import published
     from sclip_lab.report import page, store_report
 
@@ -104,7 +104,8 @@ def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
 
 
 def _twins(parts: Iterable[Evidence], store: Path) -> list[str]:
-    """Cells that differ in nothing that has a name, as after an edit of a variant's code."""
+    """One line per part that lists its cells of equal names and settings but different keys, as
+    after an edit of a variant's code."""
     from sclip_lab.results.store import reading
 
     lines = []

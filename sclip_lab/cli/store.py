@@ -40,7 +40,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was parsed; 0, or 1 when ``verify`` found damage."""
+    """Run the parsed command; return 0, or 1 when ``verify`` found damage."""
     from sclip_lab import results
     from sclip_lab.results.store import sweeps, upkeep
 

@@ -29,7 +29,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; writes the report, and cells into ``<out>/store`` unless paths.store says otherwise."""
+    """Write the report, and cells into ``<out>/store`` unless paths.store is typed; return 0."""
     from sclip_lab.config import plugins
     from sclip_lab.report import page
     from sclip_lab.run import tune

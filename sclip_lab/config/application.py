@@ -23,7 +23,7 @@ from sclip_lab.config.sweeper import check_grids
 from sclip_lab.core.errors import CrashError, LabError, bug_behind, describe
 
 NAME = "evaluate"
-# How errors begin that Hydra and logging raise without the key, and what they are about.
+# Beginning of an error that Hydra or logging raises without naming the key -> what it is about.
 OF_HYDRA = {
     "Unknown plugin class": "hydra.launcher or hydra.sweeper",
     "Unable to configure": "hydra.job_logging or hydra.hydra_logging",
@@ -36,7 +36,7 @@ def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
 
     Raises:
         LabError: the words do not compose, or several jobs failed.
-        Exception: the error of the one job that failed, when all jobs have ended.
+        Exception: the error of a job, once all jobs have ended, if only this one failed.
     """
     parser = get_args_parser()
     parser.prog = "sclip-lab evaluate"
@@ -121,7 +121,7 @@ def _run_jobs(
 
 def by_reason(errors: Sequence[Exception]) -> str:
     """The errors of jobs as text, the most frequent reason first. A reason that several jobs share
-    is told once, with the first of these jobs."""
+    appears once, with the first of these jobs."""
     texts: dict[str, list[str]] = {}
     for error in errors:
         text, cause = describe(error), error.__cause__

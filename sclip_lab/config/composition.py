@@ -129,7 +129,7 @@ class Loader(ConfigLoaderImpl):
     of a sweep that differ in values alone are copies of it.
 
     Args:
-        folder: of yaml files, which come before the package's own (``--config-dir``).
+        folder: a folder of yaml files, searched before the package's own (``--config-dir``).
         main: the folder of ``config.yaml``; None: the package's.
     """
 
@@ -147,7 +147,7 @@ class Loader(ConfigLoaderImpl):
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
     ) -> DictConfig:
-        """See Hydra: the configuration of one job of a sweep."""
+        """Compose one job of a sweep, as Hydra's loader does."""
         of_hydra: Any = OmegaConf.to_container(master_config.hydra.overrides.hydra)  # unresolved
         words = [*of_hydra, *sweep_overrides]
         overrides = self.parsed(words)
@@ -186,7 +186,7 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """See Hydra. In a sweep a key may be one that only the swept choices have.
+        """As in Hydra; but in a sweep, a key may be one that only the swept choices have.
 
         Raises:
             LabError: the overrides do not compose, or `guard` refuses the configuration.
@@ -223,7 +223,7 @@ class Loader(ConfigLoaderImpl):
     def choices(self, group: str, words: Sequence[str] = ()) -> list[str]:
         """The choices of a group, such as ``attention/prior``; none if there is no such group.
 
-        Of the overrides, ``hydra.searchpath`` names further folders.
+        ``words`` are overrides, of which ``hydra.searchpath`` names further folders.
         """
         places = [word for word in words if word.startswith("hydra.searchpath=")]
         names = self.get_group_options(group, config_name=CONFIG, overrides=places)
@@ -359,14 +359,15 @@ def alone(group: str, name: str) -> DictConfig:
 
 
 def _stamps() -> tuple[tuple[Path, int], ...]:
-    """All yaml files with their times: changes when a file of conf/ changes."""
+    """All yaml files with their times, which differ once a file of conf/ has changed."""
     files = (path for folder in folders() for path in folder.rglob("*.yaml"))
     return tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
 
 
 @lru_cache(maxsize=512)
 def _cached(group: str | None, words: tuple[str, ...], stamps: object) -> DictConfig:
-    """Of a group the file of this name, else everything with these overrides. Not to be changed."""
+    """Compose the file ``words[0]`` of a group, or without a group conf/config.yaml with overrides.
+    Callers must copy the result before they change it."""
     if group is not None:
         config = Loader().load_file(group, *words)
     else:

@@ -19,7 +19,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import allowed
 from sclip_lab.core.values import leaves, shown
 
-LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # of a yaml: bytes, levels, anchors and aliases
+LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # in a yaml: bytes, levels, anchors and aliases
 LONGEST_NAME = 200  # bytes of a file's name, with room for an ending
 _NESTED = re.compile(rf"(- |\? ){{{DEEPEST}}}|^[ ]{{400}}", re.MULTILINE)
 _REPEATED = re.compile(r"(?:^|[\s\[,{])[&*]\w")
@@ -73,9 +73,9 @@ def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> 
     Hydra's own groups or the command line.
 
     Args:
-        config: composed.
-        compose_usual: composes what these groups and the command line alone set. It is called only
-            if there are commands.
+        config: the composed configuration.
+        compose_usual: composes only Hydra's own groups and the command line. It is called only if
+            there are commands.
 
     Raises:
         LabError: a value names other code that Python would import or call, another yaml sets a
@@ -115,8 +115,8 @@ def check_file(path: Path) -> None:
     """Check that parsing a yaml takes only a moment.
 
     Raises:
-        LabError: it is no regular file, has more than `LARGEST` bytes, is not UTF-8, or is nested
-            or repeats itself so much that parsing would not end.
+        LabError: the path is no regular file, or the file has more than `LARGEST` bytes, is not
+            UTF-8, or is nested or repeats itself so much that parsing would not end.
     """
     if not path.is_file() or path.stat().st_size > LARGEST:
         raise LabError(f"{path}: must be a yaml file of at most {LARGEST} bytes")

@@ -42,9 +42,9 @@ def allow(*modules: str, conf: str | Path | None = None) -> None:
 def enter(arguments: Sequence[str]) -> None:
     """Allow the modules and add the folders that a command line of ``sclip-lab evaluate`` names.
 
-    These are in ``plugins=[...]``, ``--config-dir`` and ``hydra.searchpath``. They are put into the
-    environment, so that the processes of jobs have them too. A module that the command line or the
-    variable ``SCLIP_LAB_PLUGINS`` names may lie in the current folder.
+    The words ``plugins=[...]``, ``--config-dir`` and ``hydra.searchpath`` name them. They are put
+    into the environment, so that the processes of jobs have them too. A module that the command
+    line or the variable ``SCLIP_LAB_PLUGINS`` names may lie in the current folder.
 
     Raises:
         LabError: not the name of a module, or a module that Python does not find.
@@ -85,7 +85,8 @@ def _on_line(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def _in_this_folder(top: str) -> bool:
-    """Put the current folder on Python's path if the module is there; console scripts do not."""
+    """Return whether the current folder holds the module. If so, put it on Python's path, where a
+    console script lacks it."""
     here = Path.cwd()
     if not (here / top).is_dir() and not (here / f"{top}.py").is_file():
         return False

@@ -81,8 +81,8 @@ def load_attention(
     Args:
         name: a file of conf/attention, without ``.yaml``.
         protocol, dataset: names, for values that depend on them, such as ResCLIP's share.
-        **overrides: other values of its keys. ``prior``, ``mix`` and ``repair`` may also be the
-            name of a file in conf/attention/prior, mix and repair.
+        **overrides: values that replace the file's. ``prior``, ``mix`` and ``repair`` may also be
+            the name of a file in conf/attention/prior, mix and repair.
 
     Raises:
         LabError: unknown name, key or value.
@@ -120,14 +120,14 @@ def load_backbone(
     """`sclip_lab.network.loading.load_backbone`, extended by the files of ``conf/backbone``.
 
     Args:
-        name: of open_clip's architectures or of such a file, for example "patchwork_vit".
-        pretrained: open_clip's tag; None: random weights, or those of the file.
-        **options: of `sclip_lab.network.loading.load_backbone`. They replace the file's values.
+        name: an architecture of open_clip, or a file of conf/backbone such as "patchwork_vit".
+        pretrained: open_clip's tag; None: the weights that the file names, else random ones.
+        **options: arguments of that function. They replace the file's values.
 
     Raises:
         LabError: unknown name, or weights that do not fit.
     """
-    from sclip_lab.network import loading  # takes seconds, and a listing does not need it
+    from sclip_lab.network import loading  # the import takes seconds; a listing needs none
 
     if options.get("model") is not None:
         return loading.load_backbone(name, pretrained, **options)
@@ -165,13 +165,13 @@ def load_guidance(name: str, **options: Any) -> Guide:
     """`sclip_lab.network.guidance.load_guidance`, extended by the files of ``conf/guidance``.
 
     Args:
-        name: of such a file without ``.yaml``, or a name that the function knows.
-        **options: of that function. They replace the file's values.
+        name: a file of conf/guidance without ``.yaml``, or a name that `load_guidance` there knows.
+        **options: arguments of that function. They replace the file's values.
 
     Raises:
         LabError: unknown name, or weights that cannot be had or do not fit.
     """
-    from sclip_lab.network import guidance  # takes seconds, and a listing does not need it
+    from sclip_lab.network import guidance  # the import takes seconds; a listing needs none
 
     if name in names("guidance"):
         return guidance.load_guidance(**load_group("guidance", name, options))
@@ -188,8 +188,8 @@ def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Pr
         name: a file of conf/protocol, without ``.yaml``.
         dataset: the data set's name. With None, or a data set that the protocol does not mention,
             the usual values count.
-        **overrides: other values of its fields. ``readout`` and ``refinement`` may also be the name
-            of a file in conf/readout and conf/refinement.
+        **overrides: values that replace the file's. ``readout`` and ``refinement`` may also be the
+            name of a file in conf/readout and conf/refinement.
 
     Raises:
         LabError: unknown name, field or value.
@@ -204,9 +204,9 @@ def _pop_names(overrides: dict[str, Any], keys: Iterable[str]) -> dict[str, str]
 
 
 def variant_label(variant: Variant, protocol: str | None = None, dataset: str | None = None) -> str:
-    """A variant's name in tables: its file's name, and the values that the file does not have.
+    """A variant's name in tables: its file's name, and the values that differ from the file's.
 
-    The file's values are those for this protocol and data set.
+    The file's values are taken for ``protocol`` and ``dataset``.
 
     >>> variant_label(load_attention("csa", temperature=2.0))
     'csa(temperature=2.0)'

@@ -46,7 +46,7 @@ class Model(BaseModel):
     """A mapping of the configuration. Values are not converted.
 
     Other keys are allowed, because a preset may define one for its own interpolations. A key that
-    is nearly one of ours is a slip, and would be ignored without a word.
+    nearly equals one of the model's is refused: it is a slip, which would be ignored silently.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -68,7 +68,8 @@ class Pictures(Model):
 
 
 class Diagnostics(Model):
-    """Names of measures, and the number of images to measure; None: all."""
+    """Names of measures (None: no measure), the number of images to measure (None: all), and
+    whether to measure every layer too."""
 
     measures: list[str] | None
     images: Count | None
@@ -86,7 +87,7 @@ class Tracking(Model):
 
 
 class Paths(Model):
-    """Folders."""
+    """Folders of the store and of the data sets."""
 
     store: Folder
     data: Folder = "data"
@@ -148,7 +149,7 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
     Raises:
         LabError: a value of a wrong type or range, or a reference to a key that does not exist.
     """
-    for key in PARTS:  # others refer to values in them
+    for key in PARTS:  # other keys refer to values in these
         if OmegaConf.is_list(config.get(key)):
             raise LabError(f"{key}: a list; must be a mapping, or a file of its folder in conf")
     ours: Any = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
@@ -159,7 +160,7 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
     for key, value in leaves(values):
         group, dot, _ = key.partition(".")
         if value == "???" and not (dot and group in PARTS):
-            raise LabError(f"{key}: needs a value; '???' is only its place")
+            raise LabError(f"{key}: needs a value; '???' only marks its place")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -184,7 +185,7 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _first(error: ValidationError) -> str:
-    """The first error of pydantic, in the words of `sclip_lab.core.values`."""
+    """The first error of pydantic, worded like those of `sclip_lab.core.values`."""
     details = error.errors()[0]
     key = ".".join(str(part) for part in details["loc"])
     if details["type"] == "missing":

@@ -10,8 +10,8 @@ sharpened attention over temperatures, local attention over windows, vanilla onc
           - {attention: sharpened, attention.temperature: "0.5,1,2"}
           - {unless: {backbone: patchwork_vit}, attention: csa, backbone: ViT-L-14, keep: backbone}
 
-``when`` and ``unless`` compare the choices of groups with patterns such as ``ViT-*``; the choices
-are those without the grid's own values. Overrides on the command line apply to every grid and
+``when`` and ``unless`` compare the choices of groups with patterns such as ``ViT-*``. The grid's
+own values do not count as choices. Overrides on the command line apply to every grid and
 replace its values, except for the keys in ``keep``.
 """
 
@@ -40,12 +40,12 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.core.values import shown
 
 log = logging.getLogger(__name__)
-MOST_JOBS = 100_000  # of one grid; more is a slip, and would fill the memory
+MOST_JOBS = 100_000  # of one grid; more jobs are a slip, and would fill the memory
 ABOUT = ("when", "unless", "keep")  # keys of a grid that are no overrides
 
 
 class UnionSweeper(Sweeper):
-    """See the top of the file.
+    """Hydra's sweeper for several grids.
 
     Args:
         grids: each maps keys to comma-separated values, see the top of the file.
@@ -90,7 +90,7 @@ def expand(
     Args:
         grids: see the top of the file.
         words: overrides that replace the grids' values; commas sweep.
-        choices: group -> choice, if neither the grid nor the words choose.
+        choices: group -> choice, for ``when`` and ``unless``; ``words`` replace them.
 
     Raises:
         LabError: a word is no override, or a grid is malformed.
@@ -183,8 +183,8 @@ def sweep(words: Sequence[str]) -> list[DictConfig]:
 def compose_jobs(
     jobs: Sequence[Sequence[str]], load: Callable[[list[str]], DictConfig]
 ) -> list[DictConfig]:
-    """The configurations of jobs, each by its overrides. A job whose choices lack a key is composed
-    without the key.
+    """Compose the configuration of each job from its overrides. A job whose choices lack a key is
+    composed without the key.
 
     Returns:
         one configuration for each job; jobs that become equal count once.

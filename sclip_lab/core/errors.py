@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control signs, surrogates, line breaks
-_LONGEST = 1500  # letters of an error that is not ours
+_LONGEST = 1500  # letters shown of an error that another library raised
 
 
 class LabError(ValueError):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-# No process takes longer to write a file: the process of an older temporary file has died.
+# No process takes longer to write a file, so the writer of an older temporary file has died.
 LOST_SECONDS = 3600
 DAMAGED = "damaged"  # the folder of a store to which damaged files are moved
 LARGEST = 8 << 30  # bytes; this library writes no larger file, so none is read into memory
@@ -162,11 +162,11 @@ def seal(path: Path, content: bytes, belongs: Mapping[str, str]) -> bytes:
 
 
 def read(path: Path, belongs: Mapping[str, str], *, foreign: bool = False) -> bytes:
-    """The bytes of a sealed file; with ``foreign`` also those of another program's, without a seal.
+    """The bytes of a sealed file; with ``foreign`` also of another program's file without a seal.
 
     Raises:
-        Damaged: the seal is missing or wrong; or it is a pipe, a device or a file of more than
-            `LARGEST` bytes, which is not read.
+        Damaged: the file has no seal or a wrong one; or it is a pipe, a device or larger than
+            `LARGEST` bytes, and is not read.
         FileNotFoundError: there is no such file.
         LabError: the file cannot be opened.
     """
@@ -273,7 +273,7 @@ def read_tensors(
         if not foreign:
             raise
         raise Damaged(path, f"is not a safetensors file: {error}") from None
-    if not notes.get(SEAL, _BLANK).startswith(_MARK.decode()):  # else it passes for a foreign file
+    if not notes.get(SEAL, _BLANK).startswith(_MARK.decode()):  # a foreign file has no such key
         raise Damaged(path, "is not what was written here: its seal is damaged")
     return tensors, {key: value for key, value in notes.items() if key != SEAL}
 

@@ -8,7 +8,7 @@ place in the yaml. The library passes the first arguments by position, so the au
 `block_edit`         ``(block, state, ctx)``       a variant that replaces the whole block
 `prior_function`     ``(ctx)``                     prior: a term on a variant's scores
 `prior_of_grid`      ``(grid)``                    prior of the grid alone, computed once a grid
-`mix_function`       ``(ctx, weights)``            mix: other weights made of the variant's
+`mix_function`       ``(ctx, weights)``            mix: other weights made from the variant's
 `repair_function`    ``(ctx)``                     repair: tokens before attention
 `entry_function`     ``(tokens)``                  entry: tokens beside a variant's patches
 `hidden_function`    ``(block, hidden, grid)``     hidden: an edit behind an MLP's activation
@@ -71,7 +71,8 @@ class Kind:
         by_place: the arguments that the library passes by position.
         by_name: the arguments that the library passes by name to functions that have them.
         declared: whether functions of this kind need the decorator.
-        summary: of a function that is declared with `reads_others`; None for all others.
+        summary: the function that summarises one photo, for a readout that is declared with
+            `reads_others`; None for all others.
     """
 
     name: str
@@ -119,13 +120,13 @@ def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
 
 
 def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
-    """Mark a function that reads more than the blocks of a window; others cannot.
+    """Mark a function that reads more than the blocks of a window. Unmarked ones cannot.
 
     Args:
         things: ``guidance``, features of a second network; ``text``, the protocol's texts;
             ``labels``, ground truth, which makes a cell an oracle; ``photo``, all windows of a
-            photo together; ``history``, by a readout of a photo or a refinement, what entered the
-            blocks. Guidance and texts become part of the cell's key.
+            photo together; ``history``, what entered the blocks, for a readout of a photo or a
+            refinement. Guidance and texts become part of the cell's key.
         when: the mark counts only if the function's parameters have these values.
     """
 
@@ -177,7 +178,7 @@ def allowed() -> list[str]:
 
 @cache
 def installed() -> tuple[str, ...]:
-    """The modules under this library's entry point in installed packages."""
+    """The modules that installed packages name under the entry point `ENTRY_POINTS`."""
     return tuple(point.module for point in metadata.entry_points(group=ENTRY_POINTS))
 
 

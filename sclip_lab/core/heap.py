@@ -7,6 +7,6 @@ import sys
 
 
 def trim_heap() -> None:
-    """Give back what glibc holds: freed blocks of up to 32 MB, which larger ones never reuse."""
+    """Give back freed blocks of up to 32 MB, which glibc holds and never reuses for larger ones."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

@@ -4,9 +4,10 @@ Code is compared as a syntax tree, without comments, docstrings, layout, texts o
 branches for the type checker. So a changed formula makes a new cell, and a reworded error does not.
 The digest is the same under all Python versions that parse the code alike.
 
-The digest of a module includes the modules of this package that it imports, and for a user's module
-the user's own modules. The digest of a function includes its defaults, the variables that it closes
-over, the functions and values of its module that it uses, and the other modules that it uses.
+The digest of a module includes the modules of this package that it imports and, for a user's
+module, the user's own modules that it imports. The digest of a function includes its defaults, the
+variables that it closes over, the functions and values of its module that it uses, and the other
+modules that it uses.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ OUTSIDE = (
     f"{PACKAGE}.data.digests",
     f"{PACKAGE}.evaluation.spec",
 )
-COUNTED = (f"{PACKAGE}.results.table.metrics",)  # but for this one, which computes counts
+COUNTED = (f"{PACKAGE}.results.table.metrics",)  # in digests all the same: it computes counts
 # Calls whose texts are messages: of loggers, warnings, and errors that are returned.
 MESSAGES = ("LabError", "unknown", "print", "warn", "debug", "info", "warning", "error")
 _INSTALLED = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
@@ -85,8 +86,8 @@ def of_modules(modules: Iterable[str]) -> str:
 
 
 def reached(modules: Iterable[str]) -> list[str]:
-    """These modules and those that they import, directly or not, if their code can change a
-    number."""
+    """The names of ``modules``, and of the modules that they import, directly or not, whose code
+    can change a number."""
     names, waiting = set[str](), list(modules)
     while waiting:
         module = waiting.pop()
@@ -154,11 +155,12 @@ class _Parts:
 
     def __init__(self) -> None:
         self.texts: list[str] = []  # code and values of the function's own module, in order
-        self.modules: set[str] = set()  # others that it uses and whose code can change a number
+        self.modules: set[str] = set()  # other modules it uses whose code can change a number
         self._seen: set[int] = set()
 
     def add_value(self, value: Any, where: str, user: FunctionType | None) -> None:
-        """Add a value that ``user`` has at ``where``; of a function or class, its code."""
+        """Add a value that the function ``user`` uses; of a function or class, add its code.
+        ``where`` names the value in an error."""
         if isinstance(value, FunctionType):
             # The wrapper of a library (torch.no_grad, a shape checker) is not the user's code.
             while hasattr(value, "__wrapped__") and _installed(value.__code__.co_filename):
@@ -299,7 +301,7 @@ def _bytecode(code: CodeType) -> str:
 
 
 def _module(name: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of a module's code, and the modules that it imports and that count."""
+    """Digest of a module's code, and the modules it imports whose code can change a number."""
     # Read once as long as the module is not reloaded: what was edited since does not run yet.
     loaded = getattr(sys.modules.get(name), "__spec__", None)
     if name not in _known_modules or _known_modules[name][0] is not loaded:
@@ -317,8 +319,8 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _counts(module: str, user: str) -> bool:
-    """Whether the code of a module that ``user`` imports can change a number: code of this package
-    that computes numbers, or of the user's, which is not installed like a library."""
+    """Whether the code of a module that ``user`` imports can change a number. It can if the module
+    is of this package and computes numbers, or is the user's own and no installed library."""
     package = module.split(".")[0]
     if package != PACKAGE:
         return _is_users(package, user.split(".")[0])

@@ -1,4 +1,4 @@
-"""Guard what variants share against functions of the user's that write to it in place."""
+"""Guard tensors that variants share against user functions that write to them in place."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, in which a write to a tensor that it was given, and a random number without a
-    generator, is an error.
+    """Return the function, wrapped so that it can neither write to tensors within its arguments nor
+    draw random numbers without a generator.
 
     Tokens, projections, texts and embeddings are computed once for all variants and readouts. An
-    operation in place, such as ``text.mul_(2)`` or ``ctx.tokens[:, 0] = 0``, would change the
-    numbers of the others without a sign. Tensors that the function makes are its own.
+    operation in place, such as ``text.mul_(2)`` or ``ctx.tokens[:, 0] = 0``, would silently change
+    the numbers of other variants. The function may write to tensors that it makes itself.
 
     Raises:
         RuntimeError: at the line that writes or draws, before it does.
@@ -36,8 +36,8 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ReadOnlyArrays(TorchFunctionMode):
-    """A context in which an array that shares the memory of a tensor within ``arguments``, as
-    ``ctx.tokens.numpy()`` does, is read-only."""
+    """A context that makes each new array read-only if it shares memory with a tensor within
+    ``arguments``, as ``ctx.tokens.numpy()`` does."""
 
     def __init__(self, arguments: Any) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class ReadOnlyArrays(TorchFunctionMode):
 
 
 class NoWrites(TorchDispatchMode):
-    """A context in which a write to a tensor within ``arguments``, and a random number without a
-    generator, is an error of ``name``."""
+    """A context that raises an error, which names the function ``name``, at a write to a tensor
+    within ``arguments`` and at a random number without a generator."""
 
     def __init__(self, name: str, arguments: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

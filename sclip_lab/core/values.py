@@ -36,8 +36,8 @@ def check(key: str, value: Any, annotation: Any) -> None:
     Args:
         key: the value's name, as the user writes it.
         value: None, bool, int, float, str, list, tuple or mapping.
-        annotation: one of these types, a union of them, Sequence, Mapping or Literal. A value of
-            another class must be its instance. Any other annotation allows all finite values.
+        annotation: one of these types, a union of them, Sequence, Mapping or Literal; or another
+            class, of which the value must be an instance. Anything else allows all finite values.
 
     Raises:
         LabError: naming key, value and what would be right; did you mean, for a Literal.
@@ -94,7 +94,8 @@ def within(
         key: the value's name, as the user writes it.
         value: the number; NaN is refused.
         low, high: the smallest and largest allowed number.
-        above, below: ``low`` itself, ``high`` itself is refused too.
+        above: refuse ``low`` itself too.
+        below: refuse ``high`` itself too.
 
     Raises:
         LabError: naming key, value and range.
@@ -117,7 +118,9 @@ def shown(value: Any) -> str:
 
 
 def leaves(value: Any, key: str = "", lists: bool = True) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of all values in nested mappings; of lists' items too, or of whole lists.
+    """Yield (dotted key, value) of each value in nested mappings.
+
+    With ``lists`` the items of a list are values, otherwise a whole list is one.
 
     >>> list(leaves({"a": {"b": 1}, "c": [2, 3]}))
     [('a.b', 1), ('c.0', 2), ('c.1', 3)]

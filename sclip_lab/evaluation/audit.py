@@ -18,7 +18,7 @@ NAMED = 10  # classes that one line names
 
 
 class Audit:
-    """Counts the masks while passes evaluate the specs."""
+    """Counts masks while passes evaluate specs, and logs what makes the scores doubtful."""
 
     def __init__(self, specs: Iterable[Spec]) -> None:
         specs = list(specs)
@@ -41,7 +41,7 @@ class Audit:
     def say_what_is_evaluated(self) -> None:
         """Log one line per data set: its photos, the selected part, files without a partner.
 
-        Such as "voc21: 8 photos with masks of split val (first 8), 21 classes".
+        For example "voc21: 8 photos with masks of split val (first 8), 21 classes".
         """
         for dataset in self.datasets.values():
             split = getattr(dataset, "split", "")

@@ -41,9 +41,9 @@ def evaluate_forked(
     was killed. It also repeats photos and specs that failed, so that their errors are raised here.
 
     Args:
-        specs, store, shard, progress, settings: as of `evaluate`; all on a CPU.
-        processes: how many; 1 is `evaluate`.
-        timings: of what is done here.
+        specs, store, shard, progress, settings: see `evaluate`. All networks are on a CPU.
+        processes: how many; 1 is the same as `evaluate`.
+        timings: filled with the seconds of this process alone.
     """
     index, count = shard
     names = [set(spec.dataset.names[index::count]) for spec in specs]
@@ -87,4 +87,4 @@ def _share(specs: Sequence[Spec], root: Path, how: dict[str, Any], tells: bool) 
         log.debug("a share ended: %s", error)
         code = 1
     finally:
-        os._exit(code)  # nothing of the first process's own end
+        os._exit(code)  # without the exit handlers of the first process

@@ -1,8 +1,8 @@
 """A learned projection for correlative self-attention: frozen CLIP, one matrix trained.
 
 SCLIP, arXiv 2312.01597, section 4.3, compares its reused projections with one "learned" from 64
-training samples. That number of samples is all that is known here of how: the paper's objective,
-optimiser, learning rate and number of steps are not. What follows is this laboratory's choice:
+training samples. Nothing else is known here of how it was learned: not the objective, the
+optimiser, the learning rate or the number of steps. What follows is this laboratory's choice:
 cross-entropy of patch logits against the majority label of each patch, by Adam, from the identity,
 where W_r starts as CSA without a projection. A score made with it says what a learned W_r can do;
 it does not reproduce the paper's row.
@@ -61,7 +61,7 @@ def learn_projection(
             its centre square, resized to what the backbone was trained on.
         steps: of Adam.
         lr: its learning rate.
-        per_head: as in `sclip_lab.attention.projected.learned`, which must be told the same.
+        per_head: as in `sclip_lab.attention.projected.learned`, which must get the same value.
         seed: of the photos and the batches.
         progress: show a bar.
 
@@ -74,8 +74,8 @@ def learn_projection(
     """
     if text_embeddings.shape != (len(query_classes), backbone.embed_dim) or not query_classes:
         raise LabError(
-            f"text embeddings {tuple(text_embeddings.shape)}: ({len(query_classes)} queries, "
-            f"{backbone.embed_dim}) wanted, and at least one query"
+            f"text embeddings {tuple(text_embeddings.shape)} must be "
+            f"({len(query_classes)} queries, {backbone.embed_dim}), with at least one query"
         )
     for name, number in (("images", images), ("steps", steps)):
         within(name, number, 1, 1e7)
@@ -83,7 +83,7 @@ def learn_projection(
     within("lr", lr, 0, 1e3, above=True)
     within("seed", seed, 0, LARGEST_SEED)
     generator = torch.Generator().manual_seed(seed)
-    # An application may run in inference mode; nothing made there can be learned from.
+    # An application may run in inference mode, whose tensors cannot be learned from.
     with torch.inference_mode(False), torch.enable_grad():
         tokens, labels = _windows(backbone, dataset, images, generator, progress)
         classes = torch.tensor(list(query_classes))

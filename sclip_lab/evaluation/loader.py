@@ -23,10 +23,11 @@ from sclip_lab.network.truth import majority
 from sclip_lab.segmentation import photos, windows
 from sclip_lab.segmentation.protocol import Protocol
 
-# A batch on a GPU unless a user says how many images: so many, or fewer with so many windows.
+# A batch on a GPU has so many images, or fewer once it has so many windows. A user's number of
+# images replaces both.
 GPU_IMAGES = 16
 GPU_WINDOWS = 96
-# Photos that wait for others of their size, in batches.
+# Most photos that wait for others of their size, counted in full batches.
 BATCHES_WAITING = 4
 
 
@@ -107,7 +108,7 @@ class Loader(AbstractContextManager["Loader"]):
         self._pool.shutdown(cancel_futures=True)
 
     def start(self, indices: Sequence[int]) -> None:
-        """Decode the first of these photos, while this thread prepares what they need."""
+        """Begin to decode the first of these photos in other threads, and return at once."""
         for index in indices[: 2 * self.batch_images]:
             self._started[index] = self._pool.submit(self.load, index)
 
@@ -115,7 +116,7 @@ class Loader(AbstractContextManager["Loader"]):
         """Decode and prepare the sample at ``index``.
 
         Raises:
-            LabError: it cannot be used.
+            LabError: the sample cannot be used.
         """
         sample, name = self.dataset[index], self.dataset.names[index]
         image, mask = getattr(sample, "image", None), getattr(sample, "mask", None)

@@ -60,7 +60,7 @@ def evaluate(
 
     Specs that share backbone, data set and window geometry are computed in one pass over the
     images. Each image is a batch of its own on a CPU, so that its numbers depend on nothing but
-    itself. With larger batches matrix products may be blocked otherwise: differences stay at
+    itself. With larger batches matrix products may add in another order: differences stay at
     rounding (1e-6 of a unit feature in fp32), and only labels of near-ties can change.
 
     Args:
@@ -98,7 +98,7 @@ def evaluate(
     timings = timings or Timings()
     by_name = {(spec.key, *spec.shown_names.values()): spec for spec in specs}
     by_key: dict[str, Spec] = {}
-    for spec in by_name.values():  # of equal ones the first one's names
+    for spec in by_name.values():  # equal specs get the names of the first
         by_key.setdefault(spec.key, spec)
     unique = list(by_key.values())
     if not unique:
@@ -204,7 +204,7 @@ class DeviceCounts:
         return self._geometries[grid]
 
     def add(self, spec: Spec, readout: Readout, logits: Tensor) -> list[Tensor]:
-        """Labels of each photo, (height, width), whose counts are kept.
+        """Label all photos by one spec, keep the counts, return (height, width) labels of each.
 
         Args:
             logits: (windows, grid_h, grid_w, queries) patch logits, of all views.
@@ -253,7 +253,7 @@ class DeviceCounts:
 
 
 def to_host(values: Tensor) -> np.ndarray:
-    """The one place where a batch waits for the device."""
+    """Copy to the host. A batch waits for the device here and nowhere else."""
     fetched: np.ndarray = values.cpu().numpy()
     return fetched
 
@@ -275,7 +275,7 @@ class _Pass:
         self.recorder = recorder
         self.batch_windows = batch_windows
         self.progress = progress
-        # The same of all specs, but for the weights of views and for what comes behind the network.
+        # All specs agree in these, except for the weights of views and what follows the network.
         self.backbone, self.protocol = specs[0].backbone, specs[0].protocol
         self.dataset = specs[0].dataset
         self.guide = next((spec.guidance for spec in specs if spec.guidance is not None), None)
@@ -399,7 +399,7 @@ class _Pass:
         windows = self._windows(photos, len(groups))
         counts = DeviceCounts(photos, windows) if self.backbone.device.type in BATCHED_ON else None
         collected, parts = Collected(windows), list(zip(names, windows.parts, strict=True))
-        # By variant and what makes readouts' logits equal: those of each chunk so far.
+        # (variant, key of a readout's logits) -> the logits of each chunk so far.
         logits: dict[Any, list[Tensor]] = {}
         for index, chunk, encoded in self._encoded(windows, photos, groups):
             specs, whole = missing(groups[index][1]), None
@@ -448,7 +448,7 @@ class _Pass:
         whole: Encoded | None,
         counts: DeviceCounts | None,
     ) -> None:
-        """Label the photos by one spec, and record that."""
+        """Label the photos by one spec, and record counts and observations."""
         recorder, readout = self.recorder, self.readouts[spec.key]
         labels: list[Tensor] | None = None
         if counts is not None and counts.takes(readout, logits):
@@ -456,7 +456,7 @@ class _Pass:
                 with recorder.timings.measure("readout"):
                     labels = counts.add(spec, readout, logits)
             except PhotoError:
-                pass  # photo by photo, so that the others are counted
+                pass  # label photo by photo below, so that only the photo at fault fails
             except Exception as error:
                 self._fail(spec, photos, error)
                 return

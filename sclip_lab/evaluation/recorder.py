@@ -36,7 +36,7 @@ class View:
     """What an observer sees of one spec on one photo.
 
     Attributes:
-        spec, photo: which.
+        spec, photo: what was evaluated, and on which photo.
         prediction: (height, width) class ids.
         encoded: the network's output for the photo's own windows, without the protocol's further
             views; None unless an observer asks for it.
@@ -162,10 +162,10 @@ class Recorder(AbstractContextManager["Recorder"]):
                     observer.observe(self.store, view)
 
     def fail(self, spec: Spec, name: str, error: Exception) -> None:
-        """One spec cannot be computed on one image; the others go on.
+        """Record that one spec cannot be computed on one image; the other specs go on.
 
         Raises:
-            Exception: what is no fault of the spec: the machine's memory, a disk.
+            Exception: ``error`` itself if it is no fault of the spec: too little memory, a disk.
         """
         causes = (error, error.__cause__)
         if any(isinstance(e, OSError | MemoryError | torch.OutOfMemoryError) for e in causes):

@@ -65,7 +65,8 @@ class References:
         return readout.patch_logits(encoded, others)
 
     def _others(self, spec: Spec, photo: str) -> list[Any]:
-        """In the order of the data set, so that sums are the same bits every time."""
+        """Return the summaries of all photos but ``photo``, in the order of the data set, so that
+        sums over them are the same bits every time."""
         summaries = self._summaries[spec.key]
         others = [
             summaries[name] for name in spec.dataset.names if name in summaries and name != photo

@@ -41,14 +41,15 @@ class Spec:
         backbone: with which weights, in which precision.
         protocol: from photo to prediction.
         dataset: on which photos.
-        label: what a table calls the variant; its name otherwise, with `ORACLE` before it where
-            the variant reads ground truth. Not part of the key.
+        label: what a table calls the variant; if empty, the variant's name. It begins with `ORACLE`
+            where the variant reads ground truth. Not part of the key.
         guidance: a second network; dropped where neither variant nor protocol looks at one.
 
     Raises:
-        LabError: ground truth for views of windows, a layer out of range for this backbone, a
-            readout or refinement that does not exist or fit, a vocabulary of another number of
-            classes, or no guidance where the variant or the protocol looks at it.
+        LabError: a variant that reads ground truth under a protocol with several views, a layer
+            out of range for this backbone, a readout or refinement that does not exist or fit, a
+            vocabulary of another number of classes, or no guidance where the variant or the
+            protocol looks at it.
     """
 
     attention: Variant
@@ -134,7 +135,7 @@ class Spec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The content of `key`. spec.json holds it, and readers check it against the key."""
-        whole = getattr(self.dataset, "whole", self.dataset)  # of a part, what it is a part of
+        whole = getattr(self.dataset, "whole", self.dataset)  # for a part: the data set it is from
         modules = [*self.attention.modules, type(whole).__module__]
         protocol, threshold = self.protocol, self.protocol.prob_threshold
         parts = [protocol.readout, protocol.refinement, protocol.views]

@@ -60,9 +60,9 @@ class TrunkCache:
         except files.Damaged as damaged:
             files.set_aside(self.folder.parent, damaged)
             return None
-        except LabError:  # it cannot be opened; where nothing can be written either, saving says so
+        except LabError:  # cannot be opened; if nothing can be written either, saving says so
             return None
-        except OSError:  # a cache that may be read only: what was used when stays unknown
+        except OSError:  # a read-only cache cannot note when a file was used
             pass
         return tokens
 

@@ -35,8 +35,8 @@ def explore(
 
     Args:
         image: a file, (height, width, 3) uint8 RGB, or a PIL image.
-        names: a class each, synonyms separated by commas; or one text with classes separated by
-            semicolons. None: the words that patchwork_vit knows.
+        names: a text per class, synonyms separated by commas; or one text with classes separated
+            by semicolons. None: the words that patchwork_vit knows.
         attention: files of conf/attention, or variants.
         backbone: from `load_backbone`, or its name.
         protocol: a file of conf/protocol, or a protocol.

@@ -62,8 +62,9 @@ class Outcome(NamedTuple):
     """What a job reports of its cell.
 
     Attributes:
-        summary: its row of `results.summary`.
-        measured: its diagnostics, as of `Store.diagnostics`.
+        summary: the cell's row of `results.summary`.
+        iou: the cell's IoU by class, a fraction.
+        measured: the cell's diagnostics, as `Store.diagnostics` returns them.
         skipped: image -> why it was left out.
         sweep: id of the W&B run of the sweep; "" for a job that was computed alone.
     """
@@ -89,7 +90,7 @@ def compute(
 
     Args:
         configs: one for each job.
-        keys: the cells' keys in the process that launched this one; None: unknown there.
+        keys: the cells' keys in the process that launched this one; None: it does not know them.
         failed: place in ``configs`` -> why, of cells that failed in another process.
 
     Returns:
@@ -119,7 +120,7 @@ def compute(
         jobs.setdefault(together, []).append((index, spec))
     for members in jobs.values():
         config = configs[members[0][0]]
-        if OmegaConf.select(config, "hydra.sweep.dir") is not None:  # else the parent process does
+        if OmegaConf.select(config, "hydra.sweep.dir") is not None:  # else the launcher does
             note_sweep([spec for _, spec in members], config)
         _compute_together(configs, members, failures)
     for config, failure in zip(configs, failures, strict=True):
@@ -142,7 +143,7 @@ def note_sweep(specs: Sequence[Spec], config: DictConfig) -> None:
 
 
 def set_outcome(config: DictConfig, outcome: Outcome | Exception) -> None:
-    """Keep the outcome of a job until Hydra runs the job. Submitted jobs do not run Hydra's."""
+    """Keep the outcome of a job until Hydra runs the job; keep nothing if it will not (a shard)."""
     number = OmegaConf.select(config, "hydra.job.num")
     if number is not None:
         _outcomes[number] = outcome
@@ -314,7 +315,7 @@ def make_backbone(config: str) -> Backbone:
 @cache
 def make_guidance(config: str) -> Guide:
     """The second network of a configuration (as JSON), shared by jobs."""
-    from sclip_lab.network.guidance import load_guidance  # timm: too slow for a finished sweep
+    from sclip_lab.network.guidance import load_guidance  # timm: slow to import
 
     with about("guidance"):
         guide: Guide = bind(load_guidance, json.loads(config))()
@@ -330,7 +331,7 @@ def make_dataset(config: str) -> Dataset:
 def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     """Scores x100 with 95 % intervals as text, and a column for each protocol field that differs.
 
-    ``df`` is of `results.load`, ``summary`` of `results.summary`, or None.
+    ``df`` is from `results.load`, ``summary`` from `results.summary` or None.
     """
     summary = results.summary(df) if summary is None else summary
     shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
@@ -422,7 +423,8 @@ def _usual_garbage_collection() -> Iterator[None]:
 
 
 def _group(config: DictConfig, hydra: Any) -> str | None:
-    """A name for the sweep: its preset, and its folder, which is named by the time."""
+    """A name for the sweep: its preset, and its folder, which is named by the time. None for a job
+    that is not part of a sweep."""
     if config.tracking.group is not None:
         return str(config.tracking.group)
     if not hydra.mode or hydra.mode.name != "MULTIRUN":

@@ -1,4 +1,4 @@
-"""One function on numbered shards, as jobs of Slurm or processes of this machine, by submitit."""
+"""Run one function on numbered shards by submitit: jobs of Slurm, or processes of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUEUE_SECONDS = 15.0  # between two looks at Slurm's queue
 # A file that another node has written may become visible late on a shared file system.
 VISIBLE_SECONDS = 60.0
 LAST_LINES = 12
-# Local jobs get so long to write what is finished before they are killed.
+# Cancelled local jobs have so long to write what is finished before they are killed.
 ENDING_SECONDS = 1.5
 
 
@@ -36,11 +36,11 @@ class Resources:
     Attributes:
         executor: slurm; local: processes of this machine; debug: this process, one after another.
         timeout_min: minutes after which a job is stopped.
-        cpus_per_task: torch's threads too.
+        cpus_per_task: cores of a job, and threads of torch.
         gpus_per_node: GPUs of a job. Local jobs take turns on those that are visible here.
-        mem_gb, partition, account: None: the cluster's default. Slurm's alone, as ``additional``.
-        setup: shell lines that come before.
-        additional: further sbatch options by their names, such as ``{"gres": "gpu:1"}``.
+        mem_gb, partition, account: for Slurm alone; None: the cluster's default.
+        setup: shell lines that run before the job.
+        additional: for Slurm alone: further sbatch options by name, such as ``{"gres": "gpu:1"}``.
     """
 
     executor: Literal["slurm", "local", "debug"]
@@ -67,15 +67,16 @@ def run(
     Jobs run in this process's working directory. When waiting is interrupted, they are cancelled.
 
     Args:
-        function: it and its result can be pickled.
+        function: pickle must be able to write it and what it returns.
         folder: for submitit's files and the jobs' logs; all nodes have to see it.
 
     Returns:
         the results in order.
 
     Raises:
-        LabError: submitit is missing, a job is refused, or jobs failed: which, where their logs
-            are, and the first one's last lines. All others have run to their end.
+        LabError: submitit is missing, a job is refused, or jobs failed. The message names the
+            failed jobs and their logs, with the last lines of the first log. All other jobs have
+            run to their end.
     """
     executor = _executor(folder, resources)
     task: Callable[[int], T] = function
@@ -168,8 +169,8 @@ class _Task:
             return self.function(index)
 
     def checkpoint(self, index: int) -> Any:
-        """What submitit queues again when Slurm preempts the job or its time is over: the same,
-        which goes on with what the store lacks."""
+        """Return what submitit queues when Slurm preempts the job or its time is over: the same
+        task, which goes on with what the store lacks."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, index)
@@ -186,14 +187,14 @@ def _local_gpus() -> list[str]:
 
 
 def _take_turns(gpus: Sequence[str], number: int, index: int) -> list[str]:
-    """Job ``index``'s share: submitit would give every local job the first ones."""
+    """The GPUs of job ``index``; submitit would give every local job the first ones."""
     return list(
         dict.fromkeys(gpus[i % len(gpus)] for i in range(index * number, (index + 1) * number))
     )
 
 
 def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
-    """Wait for all jobs; those that failed, and why."""
+    """Wait for all jobs; return those that failed, each with the reason."""
     if executor == "debug":
         errors = [(job, job.exception()) for job in jobs]
         return [(job, str(error)) for job, error in errors if error is not None]

@@ -1,4 +1,4 @@
-"""A warning of words that the embedded network was not trained with."""
+"""Warn of words that the embedded network was not trained with."""
 
 from __future__ import annotations
 

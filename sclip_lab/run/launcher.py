@@ -167,7 +167,8 @@ class JobsLauncher(FusedLauncher):
         specs: Mapping[int, Spec],
         failed: Mapping[int, str],
     ) -> list[JobReturn]:
-        """Run Hydra's jobs when all cells but the failed ones (place -> why) are in the store.
+        """Wait until all cells but the ``failed`` ones (place -> why) are in the store, then run
+        Hydra's jobs.
 
         Raises:
             LabError: images are missing, which this process would silently evaluate.
@@ -197,7 +198,7 @@ def compute_shard(
 
     Args:
         configs: the resolved configuration of each cell.
-        keys: as of `sclip_lab.run.job.compute`.
+        keys: see `sclip_lab.run.job.compute`.
         count, index: the number of parts of the images, and which part this job evaluates.
 
     Returns:
@@ -226,7 +227,8 @@ def _launch(
     failed: Mapping[int, str],
     index: int,
 ) -> tuple[dict[str, dict[str, str]], Sequence[JobReturn]]:
-    """Run Hydra's jobs within a submitted job; the cells' names by key, and what jobs returned."""
+    """Run Hydra's jobs within a submitted job; return the cells' names by key, and the jobs'
+    results."""
     Singleton.set_state(state)  # Hydra's, of the launching process
     setup_globals()
     configs = launcher.compose(job_overrides, initial_job_idx)
@@ -259,7 +261,7 @@ def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> 
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """A configuration for another process: of Hydra's section only what a spec needs."""
+    """A configuration for another process. It keeps only what a spec needs of Hydra's section."""
     values = {str(key): plain_config(config[key]) for key in config if key != "hydra"}
     hydra = {
         "runtime": {"choices": plain_config(config.hydra.runtime.choices)},

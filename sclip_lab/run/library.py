@@ -1,4 +1,4 @@
-"""The library's calls with names where objects are meant, and images of any kind."""
+"""The library's calls, which also take names in place of objects, and images of any kind."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def segment(
         class_names: a name per class; several separated by commas, or a list, are synonyms. Or the
             name of a vocabulary, such as "voc21", or its file.
         attention: from `load_attention`, or a name of conf/attention.
-        protocol: from `load_protocol`, or a name of conf/protocol, which has its values for
-            patchwork on the embedded network.
+        protocol: from `load_protocol`, or a name of conf/protocol. On the embedded network a name
+            stands for the protocol's values for patchwork.
         guidance: a second network, for attention or readouts that look at one.
         batch_windows: windows of a photo that go through the network at once; None: as many as
             memory has room for. The labels do not depend on it.
@@ -107,11 +107,11 @@ def evaluate(
 
     Args:
         specs: cells, or variants, or names of conf/attention; one or several.
-        backbone, protocol, dataset: of those that are no cells: objects or names.
-        store, **options: as there.
+        backbone, protocol, dataset: objects or names, for entries of ``specs`` that are no cells.
+        store, **options: as in that function.
 
     Raises:
-        LabError: as there, or an unknown name.
+        LabError: as in that function, or an unknown name.
     """
     single = isinstance(specs, str | Variant | spec.Spec) or not isinstance(specs, Iterable)
     listed: list[Any] = [specs] if single else list(specs)  # type: ignore[arg-type]
@@ -133,16 +133,16 @@ def dense_features(
 
     Args:
         backbone: from `load_backbone`, or its name.
-        images: as there; or one image: a file, a PIL image, or (height, width, 3) uint8 RGB; or a
-            list of images of one size.
+        images: as in that function; or one image: a file, a PIL image, or (height, width, 3) uint8
+            RGB; or a list of images of one size.
         attention: a variant, or the name of a file of conf/attention.
-        *args, **options: as there.
+        *args, **options: as in that function.
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32.
 
     Raises:
-        LabError: as there, an image that cannot be read, or an unknown name.
+        LabError: as in that function, an image that cannot be read, or an unknown name.
     """
     network, variant = as_backbone(backbone), as_variant(attention)
     return functions.dense_features(network, _batch(images), variant, *args, **options)
@@ -158,7 +158,7 @@ def attention_maps(
         ``weights`` (heads, queries, keys) float32, and ``grid`` (grid_h, grid_w).
 
     Raises:
-        LabError: as there, an image that cannot be read, or an unknown name.
+        LabError: as in that function, an image that cannot be read, or an unknown name.
     """
     network, variant = as_backbone(backbone), as_variant(attention)
     return functions.attention_maps(network, _batch(image), variant, *args, **options)
@@ -188,10 +188,11 @@ class Spec(spec.Spec):
 
     >>> cell = Spec("csa", dataset="voc21", backbone=backbone)  # doctest: +SKIP
 
-    A protocol by name has its values for the data set, and a variant those for both.
+    A name of a protocol stands for its values for the data set. A name of a variant stands for its
+    values for data set and protocol.
 
     Raises:
-        LabError: as there, an unknown name, or an object of another kind.
+        LabError: as in that class, an unknown name, or an object of another kind.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class Spec(spec.Spec):
 def as_variant(
     attention: Any, protocol: Protocol | None = None, dataset: str | None = None
 ) -> Variant:
-    """Return a variant, also from its name, with its values under a protocol on a data set."""
+    """Return a variant; from a name, with its values under a protocol on a data set."""
     if isinstance(attention, str):
         name = None if protocol is None else protocol.name
         return load_attention(attention, protocol=name, dataset=dataset)
@@ -229,7 +230,7 @@ def as_backbone(backbone: Any) -> Backbone:
 
 
 def as_protocol(protocol: Any, dataset: str | None = None) -> Protocol:
-    """Return a protocol, also from its name, with its values for a data set."""
+    """Return a protocol; from a name, with its values for a data set."""
     if isinstance(protocol, str):
         return load_protocol(protocol, dataset)
     return _checked("protocol", protocol, Protocol, "load_protocol")

@@ -34,7 +34,7 @@ from sclip_lab.run.known_words import EMBEDDED
 BENCHMARKS = (
     "voc21,context60,coco_object,voc20,cityscapes,context59,ade20k,coco_stuff164k,coco_panoptic20"
 )
-MOST_PROCESSES = 4  # unless more are asked for
+MOST_PROCESSES = 4  # unless the user asks for more
 log = logging.getLogger(__name__)
 
 
@@ -61,9 +61,9 @@ def sections(
     """Evaluate, judge and draw studies, for Python and notebooks.
 
     Args:
-        requested: names of studies; all for none.
+        requested: names of studies; if empty, all.
         overrides: keys of ``sclip-lab evaluate``, such as "dataset=voc21".
-        image, points: of the study of attention: a photo's name, and (row, column) of its pixels.
+        image, points: for the study ``attention``: a photo's name, and (row, column) of its pixels.
         processes: see `draw`.
 
     Returns:
@@ -97,7 +97,8 @@ def compose(requested: Sequence[str], overrides: Sequence[str]) -> dict[str, Cel
 
 
 def with_data(overrides: Sequence[str]) -> list[str]:
-    """The overrides, with all benchmarks for a network of the user's without a data set."""
+    """The overrides; all benchmarks are added if they name a network, other than the embedded one,
+    but no data set."""
     keys = dict(word.split("=", 1) for word in overrides)
     if "dataset" in keys or keys.get("backbone", EMBEDDED) == EMBEDDED:
         return list(overrides)
@@ -140,7 +141,7 @@ def draw(
     """Evaluate what is missing of studies, and draw them.
 
     Args:
-        options: of the study of attention: ``image`` and ``points``, as of `sections`.
+        options: for the study ``attention``: ``image`` and ``points``, see `sections`.
         processes: copies of this process that share the images; None: one for each core up to
             `MOST_PROCESSES` if the embedded network runs on a CPU, else one.
 
@@ -195,12 +196,12 @@ def _shard(config: DictConfig) -> tuple[int, int]:
 
 
 def _count_processes(cells: Mapping[str, Cells], requested: int | None) -> int:
-    """See ``processes`` of `draw`."""
+    """The number of processes that ``processes`` of `draw` means."""
     backbones = [spec.backbone for part in cells.values() for spec in part.specs]
     on_cpu = all(backbone.device.type == "cpu" for backbone in backbones)
     if requested is not None:
         if requested < 1 or (requested > 1 and not on_cpu):
-            raise LabError(f"--processes {requested}: 1 or more on a CPU, 1 on a GPU")
+            raise LabError(f"--processes {requested}: must be 1 or more on a CPU, and 1 on a GPU")
         return requested
     embedded = any(backbone.name == EMBEDDED for backbone in backbones)
     return min(torch.get_num_threads(), MOST_PROCESSES) if on_cpu and embedded else 1
@@ -210,7 +211,7 @@ def _evidence(
     store: Store, specs: Sequence[Spec], options: Mapping[str, Any], diagnostics: DictConfig
 ) -> Evidence:
     """What a store has of specs, which were just evaluated; diagnostics only if requested."""
-    by_key = {spec.key: spec for spec in reversed(specs)}  # equal cells have the first one's names
+    by_key = {spec.key: spec for spec in reversed(specs)}  # equal cells get the names of the first
     keys = list(dict.fromkeys(spec.key for spec in specs))
     names = {key: spec.shown_names for key, spec in by_key.items()}
     counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
@@ -243,7 +244,7 @@ def whole_size(dataset: str, count: int) -> int:
 
 
 class OfCells:
-    """An observer, of the cells with these keys alone."""
+    """Shows another observer only the cells with these keys."""
 
     def __init__(self, observer: Observer, keys: set[str]) -> None:
         self.observer = observer

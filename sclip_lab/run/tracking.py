@@ -38,7 +38,7 @@ from sclip_lab.results.store.store import Store
 log = logging.getLogger(__name__)
 AGENT = "WANDB_SWEEP_ID"  # in the environment of a run that a W&B agent starts
 WHOLE = (0, 1)  # the shard that is all of a data set
-_TAG = 64  # letters that W&B takes
+_TAG = 64  # letters of a tag that W&B takes
 # A run mostly waits for W&B's own process.
 _writers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="wandb")
 _begun: list[Future[Any]] = []
@@ -51,8 +51,8 @@ def later(write: Callable[[], object]) -> None:
 
 
 def finish() -> None:
-    """Wait for all runs; one warning for each that could not be written. The numbers are in the
-    store all the same."""
+    """Wait for all runs; log one warning for each that could not be written. Its numbers are in
+    the store all the same."""
     while _begun:
         try:
             _begun.pop(0).result()
@@ -85,7 +85,7 @@ def check(config: DictConfig, jobs: int = 1) -> None:
 
 
 def _has_key() -> bool:
-    """Whether W&B would find a key without asking; wandb's own question for it is deprecated."""
+    """Whether W&B would find a key without asking; wandb's own function for this is deprecated."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     import wandb
@@ -112,15 +112,14 @@ def log_run(
     Args:
         config: the ``tracking`` group: mode, project, entity, images.
         spec: the cell; its record becomes the run's config.
-        store: where its rows and pictures are.
+        store: where the cell's rows and pictures are.
         outcome: result.json's content.
         group: the sweep's name, or None.
         output: the job's directory; offline runs are written below it.
         sweep: the id of the sweep that the cell is a part of (`sweep_id`), or "".
 
     Returns:
-        the run's directory, which is that of an earlier time where nothing is new; None when
-        disabled.
+        the run's directory; the directory of an earlier run if nothing is new; None when disabled.
 
     Raises:
         LabError: unknown mode, or W&B cannot write or send.
@@ -174,11 +173,11 @@ def log_sweep(
     ``sclip-lab report`` draws of it, which stays below ``output`` too.
 
     Args:
-        config, group, output: as of `log_run`, whose result it returns too.
-        store: its root.
+        config, group, output: see `log_run`, also for what is returned.
+        store: the store's root folder.
         df: the sweep's rows, as `results.load` gives them.
         summary: `results.summary` of ``df`` if there is one already.
-        shard: the part of the data sets that was evaluated: number, and of how many.
+        shard: the part of the data sets that was evaluated: its number, and the number of parts.
     """
     check(config)
     if config.mode == "disabled":
@@ -249,9 +248,9 @@ def shard_name(shard: Sequence[int]) -> str:
 
 
 def keys(names: Iterable[str]) -> dict[str, str]:
-    """Names as keys of a run, each its own: blanks become ``_``, other signs their code in
-    percent (``C++`` and ``C#`` are ``C%2B%2B`` and ``C%23``), and names that would still be alike
-    get their number behind a ``#``, which no other key has.
+    """Map names to different keys of a run. Blanks become ``_``, other signs their percent code
+    (``C++`` and ``C#`` become ``C%2B%2B`` and ``C%23``). Names whose keys would still be equal get
+    their number behind a ``#``, which no other key has.
 
     >>> keys(["alarm clock", "alarm_clock", "C#"])
     {'alarm clock': 'alarm_clock#0', 'alarm_clock': 'alarm_clock#1', 'C#': 'C%23'}
@@ -280,7 +279,7 @@ def _log(
     decides: Mapping[str, Any],
     **run: Any,
 ) -> Path:
-    """Write a run, unless a run whose name, configuration and ``decides`` are equal was written."""
+    """Write a run, unless one of equal id, name, tracking settings and ``decides`` was written."""
     where = [str(tracking[name]) for name in ("mode", "project", "entity", "images")]
     whole = digest({**decides, "where": where, "name": run["name"]})
     agent = os.environ.get(AGENT) if run["job_type"] == "cell" else None
@@ -288,7 +287,7 @@ def _log(
     if not agent and (directory := _written(memory, whole)) is not None:
         _unchanged.append(directory)
         return directory
-    # wandb takes a second to import, which a disabled run need not wait for.
+    # wandb takes a second to import, so only runs that are written import it.
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -339,14 +338,14 @@ def _written(memory: Path, content: str) -> Path | None:
 
 
 def _stamps(root: Path, key: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of the pictures and diagnostics of a cell, by the start of its key."""
+    """Name, size and time of a cell's pictures and diagnostics; ``key`` begins the cell's key."""
     patterns = ("pictures/*.npz", "diagnostics-*.parquet")
     paths = sorted(file for part in patterns for file in root.glob(f"specs/{key}*/{part}"))
     return [(file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in paths]
 
 
 def _id(*parts: str) -> str:
-    """The same for the same parts, whenever they are logged."""
+    """An id, which is the same whenever the same parts are logged."""
     return digest(list(parts))[:16]
 
 

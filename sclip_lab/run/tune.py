@@ -40,9 +40,9 @@ except ImportError:
 
 Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 log = logging.getLogger(__name__)
-STAGES = (8, 32)  # photos, about, before all of them
-DECADE = 10  # a positive range that is so many times as wide is searched on a log scale
-DIGITS = 4  # of a proposed number, so that the value that is shown can be typed
+STAGES = (8, 32)  # about so many photos in the first stages; the last one has all
+DECADE = 10  # a positive range is searched on a log scale if its ends differ by this factor
+DIGITS = 4  # a proposed number is rounded to these, so that a user can type the value shown
 _RANGE = re.compile(r"(-?[\d.]+(?:e-?\d+)?)\.\.(-?[\d.]+(?:e-?\d+)?)", re.IGNORECASE)
 
 
@@ -90,8 +90,8 @@ def _range(word: str, low: str, high: str) -> Distribution:
 
 
 class Half(Part):
-    """The photos of a data set without a train split that are for choosing, or those for reporting.
-    The sha256 of a photo's name says its half, so that new photos move no old one."""
+    """Half of a data set that has no train split: the photos for choosing, or those for reporting.
+    The sha256 of a photo's name says its half, so that new photos do not move old ones."""
 
     def __init__(self, whole: Dataset, train: bool) -> None:
         super().__init__(whole, None, None, 0)
@@ -106,9 +106,9 @@ class Trial:
     """One proposal.
 
     Attributes:
-        proposal: Optuna's. values: by key, as they can be typed.
-        spec: its cell on the train split; only if it could be made.
-        photos: of the train split that it was evaluated on. score: its mIoU on these, a fraction.
+        proposal: Optuna's trial. values: the proposed values by key, as a user would type them.
+        spec: the trial's cell on the train split; not set if it could not be made.
+        photos: how many train photos it was evaluated on. score: its mIoU on them, a fraction.
         state: "running", "finished", "given up" (the lower half of its batch) or "failed: why".
     """
 
@@ -127,10 +127,10 @@ class Search:
     Attributes:
         study: Optuna's. space: what is searched, see `parse`. fixed: the other overrides.
         default, best: cells on the test split. train: the photos to choose on.
-        store: of all cells. trials: all of them.
-        df: rows of both cells on the test split. usual: mIoU of the default on the train split.
-        seconds: that all trials took. blocks, apart: that their passes ran on one photo, and would
-            have run without sharing.
+        store: folder of all cells. trials: all trials so far.
+        df: rows of ``default`` and ``best``. usual: mIoU of the default on the train split.
+        seconds: that all trials took. blocks, apart: blocks that their passes ran, and would have
+            run without sharing, summed over the photos of each stage.
     """
 
     study: optuna.Study
@@ -169,7 +169,7 @@ class Search:
         return results.difference(self.df, *keys).iloc[0]
 
     def run_batch(self, count: int) -> None:
-        """Evaluate so many proposals in stages, and tell the study what came of them."""
+        """Evaluate ``count`` proposals in stages, and tell the study what came of them."""
         trials = []
         for proposal in [self.study.ask() for _ in range(count)]:
             trial = Trial(proposal, _proposed(proposal, self.space))
@@ -214,7 +214,7 @@ class Search:
             return []
         df = results.load(self.store, keys, partial=True)
         attributes = df.attrs
-        df = df[df["image"].isin(names)]  # a later stage of an earlier search has more
+        df = df[df["image"].isin(names)]  # an earlier search may have stored more photos
         df.attrs = attributes
         scores = results.miou(df)
         scores.index = scores.index.astype(str)
@@ -234,7 +234,7 @@ class Search:
 
 
 def _proposed(proposal: optuna.Trial, space: Mapping[str, Distribution]) -> dict[str, str]:
-    """Values by key, as they can be typed."""
+    """Draw a value for each key, as text that a user can type."""
     values = {}
     for key, part in space.items():
         if isinstance(part, FloatDistribution):
@@ -248,7 +248,8 @@ def _proposed(proposal: optuna.Trial, space: Mapping[str, Distribution]) -> dict
 
 
 def _strides(photos: int) -> list[int]:
-    """Every so many-th photo in each stage: nested, so that no photo is evaluated twice."""
+    """Return each stage's stride through the photos. It divides the stride before, so that the
+    photos of a stage are among those of the next, and none is evaluated twice."""
     last = max(1, photos // STAGES[1])
     first = last * (STAGES[1] // STAGES[0])
     return sorted({stride for stride in (first, last, 1) if stride <= photos}, reverse=True)
@@ -266,10 +267,10 @@ def search(
 
     Args:
         words: overrides of ``sclip-lab evaluate``, of which some have a range or several values.
-            What they say of the data set is the test split.
-        trials: how many. batch: evaluated together. seed: of the proposals.
-        photos: of the train split at most, drawn by ``seed``.
-        train: overrides that make the train split of the test split.
+            The data set that they name is the test split.
+        trials: how many trials. batch: how many are evaluated together. seed: of the proposals.
+        photos: the most photos used of the train split; they are drawn by ``seed``.
+        train: overrides that turn the test split into the train split.
 
     Raises:
         LabError: nothing to search, unknown keys, no trial that can be evaluated, the train split
@@ -397,7 +398,7 @@ def _described(part: Distribution) -> str:
 
 
 def _chart(tuned: Search) -> Any:
-    """Score on the train split against each parameter; hollow: given up on few photos."""
+    """Plot scores on the train split against each parameter; hollow marks were given up early."""
     import seaborn as sns
 
     from sclip_lab.report.figures import COLORS, Figure, style
