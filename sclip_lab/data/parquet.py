@@ -205,7 +205,8 @@ class HuggingFace(FileDataset):
                 raise LabError(f"{shard}: has no column {', '.join(sorted(missing))}")
             names = opened.texts(naming) if naming in opened.columns else [""] * sum(opened.groups)
             rows += [(name, shard, row) for row, name in enumerate(names)]
-        if len({name for name, _, _ in rows}) < len(rows):  # not named, or not uniquely
+        names_of_rows = {name for name, _, _ in rows}
+        if "" in names_of_rows or len(names_of_rows) < len(rows):
             rows = [(f"{n:06d}", shard, row) for n, (_, shard, row) in enumerate(rows)]
         return {name: (shard, row) for name, shard, row in rows}
 

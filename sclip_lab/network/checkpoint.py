@@ -118,7 +118,7 @@ def _bare(source: str, state_dict: dict[str, Tensor], notes: list[str]) -> dict[
             f"{source} holds LoRA weights beside the model's; merge them first "
             "(peft: model.merge_and_unload()), then save model.state_dict()"
         )
-    state_dict = _without_wrappers(state_dict, notes)
+    state_dict = _without_wrappers(state_dict, source, notes)
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     return state_dict
@@ -290,14 +290,16 @@ def _by_first_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]
     return parts
 
 
-def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+def _without_wrappers(
+    state_dict: dict[str, Tensor], source: str | Path, notes: list[str]
+) -> dict[str, Tensor]:
     """Remove from the names of weights what wrappers of a model have put there."""
     bare = {
         WRAPPERS.sub("", name): value for name, value in state_dict.items() if name not in COUNTERS
     }
     if len(bare) < len(state_dict.keys() - set(COUNTERS)):
         raise LabError(
-            "a checkpoint has weights with and without the marks of torch's wrappers in names "
+            f"{source} has weights with and without the marks of torch's wrappers in names "
             "(_orig_mod ...); save one of the two alone"
         )
     if len(bare) > 1 and set(bare) - set(state_dict):

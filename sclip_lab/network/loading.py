@@ -533,7 +533,7 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
     return LabError(f"{name} {pretrained}: open_clip cannot build it: {error}")
 
 
-def _repeats(record: logging.LogRecord) -> bool:
+def _not_repeated(record: logging.LogRecord) -> bool:
     """Tell whether a log record is shown, because our own error does not repeat what it says."""
     text = record.getMessage()
     ours = ("No pretrained weights", "Could not find/download default weights")
@@ -549,7 +549,7 @@ def quiet() -> Iterator[None]:
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.CRITICAL)
-    logging.root.addFilter(_repeats)
+    logging.root.addFilter(_not_repeated)
     try:
         with warnings.catch_warnings():
             # `check_activation` has decided about the activation.
@@ -557,7 +557,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         hub.setLevel(level)
-        logging.root.removeFilter(_repeats)
+        logging.root.removeFilter(_not_repeated)
         logging.disable(before)
 
 
