@@ -171,7 +171,7 @@ def by_code_of_today(frame: pd.DataFrame) -> pd.Series:
 
 
 def skipped(frame: pd.DataFrame, done: Collection[str]) -> dict[str, str]:
-    """Why images that are not ``done`` were last left out, by name, from rows of ``SKIPPED``."""
+    """{image: last reason to leave it out} of rows of ``SKIPPED``, without the ``done`` images."""
     frame = frame.sort_values("at")
     last = dict(zip(frame["image"], frame["reason"], strict=True))
     return {image: reason for image, reason in last.items() if image not in done}

@@ -35,7 +35,7 @@ def self_correlation(entered: BlockInput) -> Tensor:
 
 
 def affinity(correlation: Tensor, prefix: int = 1) -> Tensor:
-    """How much more a patch correlates with another than the class token does, not below 0.
+    """max(c_ij - c_0j, 0) of patches i, j and the class token 0, where c is ``correlation``.
 
     (tokens, tokens) with the class token first -> (patches, patches); ``prefix`` tokens precede the
     patches.
