@@ -75,7 +75,7 @@ def _of_tokens(function: Callable[[Tensor], Tensor]) -> OfLayer:
 
 
 def _of_features(function: Callable[[Tensor], Tensor], unit: bool) -> Functions:
-    """A measure of patch embeddings, scaled to unit length if ``unit``; in a layer it takes tokens."""
+    """A measure of patch embeddings, of unit length if ``unit``; in a layer it takes tokens."""
     return {
         "compute": lambda windows: function(
             windows.features if unit else windows.patches.flatten(1, 2)
