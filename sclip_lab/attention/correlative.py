@@ -8,7 +8,7 @@ same as a mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -22,20 +22,21 @@ from sclip_lab.network.context import Context
 Combine = Literal["sum", "mean"]
 
 
-def combined(maps: Sequence[Tensor], combine: Combine) -> Tensor:
-    """Sum or mean of attention maps of one shape.
+def combined(maps: Iterable[Tensor], combine: Combine) -> Tensor:
+    """Sum or mean of attention maps of one shape, which may be made one by one.
 
     Raises:
         LabError: no map, or another way to combine them.
     """
-    if not maps:
-        raise LabError("projections is empty; name at least one, as in [query, key]")
     if combine not in ("sum", "mean"):
         raise unknown("combine", combine, ("sum", "mean"))
-    total = maps[0]
-    for other in maps[1:]:
-        total = total + other
-    return total / len(maps) if combine == "mean" and len(maps) > 1 else total
+    total, count = None, 0
+    for one in maps:
+        total, count = one if total is None else total + one, count + 1
+        del one  # of a large photo a map takes 60 MB
+    if total is None:
+        raise LabError("projections is empty; name at least one, as in [query, key]")
+    return total / count if combine == "mean" and count > 1 else total
 
 
 @weights_function
@@ -56,4 +57,4 @@ def correlative(
         temperature: > 0, in units of sqrt(head_dim).
     """
     within("temperature", temperature, 0, above=True)
-    return combined([ctx.attention(r, r, temperature) for r in projections], combine)
+    return combined((ctx.attention(r, r, temperature) for r in projections), combine)

@@ -39,19 +39,19 @@ def gem(
     within("iterations", iterations, 0)
     if inverse_temperature is not None:
         within("inverse_temperature", inverse_temperature, 0, above=True)
-    maps = []
-    for name in projections:
+
+    def iterated(name: str) -> Tensor:
         z = F.normalize(ctx.input.projected(name), dim=-1)
         for _ in range(iterations):
             z = F.normalize(_self_self(ctx, z, inverse_temperature) @ z, dim=-1)
-        maps.append(_self_self(ctx, z, inverse_temperature))
-    return combined(maps, combine)
+        return _self_self(ctx, z, inverse_temperature)
+
+    return combined(map(iterated, projections), combine)
 
 
 def _self_self(ctx: Context, z: Tensor, inverse_temperature: float | None) -> Tensor:
     """softmax(b z z^T) with unit rows z: (batch, heads, tokens, tokens)."""
-    similarities = z @ z.transpose(-2, -1)
-    if inverse_temperature is not None:
-        return ctx.softmax(inverse_temperature * similarities)
-    norm = ctx.input.normed.norm(dim=-1).mean(1) * ctx.block.scale
-    return ctx.softmax(norm[:, None, None, None] * similarities)
+    factor: float | Tensor | None = inverse_temperature
+    if factor is None:
+        factor = (ctx.input.normed.norm(dim=-1).mean(1) * ctx.block.scale)[:, None, None, None]
+    return ctx.softmax(factor * (z @ z.transpose(-2, -1)))
