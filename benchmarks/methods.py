@@ -134,7 +134,8 @@ def memory_table() -> list[str]:
         "",
         "Of a process that labels one photo with ViT-B/16 in fp32 and random weights, all windows "
         "of it (`python -m benchmarks.memory`): GB after the network was loaded, and at its "
-        "peak. Windows go through the network in chunks, see `batch_windows`.",
+        "peak. Windows go through the network in chunks, see `batch_windows`. Seconds are wall "
+        "time; some rows ran beside other work.",
         "",
         "| protocol | method | settings of | photo | loaded | peak | s |",
         "|---|---|---|---|---|---|---|",
