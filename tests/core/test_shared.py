@@ -211,7 +211,7 @@ def test_refined_logits_are_floats(backbone: Backbone) -> None:
 
     image = torch.zeros(96, 160, 3, dtype=torch.uint8).numpy()
     protocol = Protocol(short_side=96, crop_size=64, stride=32, refinement=half)
-    with pytest.raises(lab.LabError, match=r"torch\.float16 Tensor; it must return logits of float"):
+    with pytest.raises(lab.LabError, match=r"torch\.float16 Tensor; it must return logits"):
         lab.segment(backbone, image, ["cat", "dog"], "csa", protocol)
 
 
