@@ -43,7 +43,7 @@ from sclip_lab.core.functions import (
     written_out,
 )
 from sclip_lab.core.identity import described, digest, plain
-from sclip_lab.core.values import check
+from sclip_lab.core.values import check, form
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
 from sclip_lab.network.depth import resolve_all
@@ -212,11 +212,11 @@ class Variant:
         mix = self._parts["mix"]
         weights = weights if mix is None else mix(context, weights)
         square = (context.tokens.shape[1],) * 2
-        if not isinstance(weights, Tensor) or weights.ndim != 4 or weights.shape[-2:] != square:
-            actual = tuple(getattr(weights, "shape", ())) or type(weights).__name__
+        is_map = isinstance(weights, Tensor) and weights.is_floating_point() and weights.ndim == 4
+        if not is_map or weights.shape[-2:] != square:
             raise LabError(
-                f"attention '{self.name}' gave {actual}; weights are (batch, heads, tokens, "
-                f"tokens), here (.., .., {square[0]}, {square[0]})"
+                f"attention '{self.name}' gave {form(weights)}; weights are a Tensor of floats, "
+                f"(batch, heads, tokens, tokens), here (.., .., {square[0]}, {square[0]})"
             )
         return weights
 

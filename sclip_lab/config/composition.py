@@ -339,6 +339,9 @@ def _unparsed(word: str, text: str, words: Sequence[str]) -> str:
     """The message for a word that is no override, with a hint if it needs quotes."""
     key, equals, value = word.partition("=")
     before = words[words.index(word) - 1] if word in words[1:] else ""
+    group, colon, choice = word.partition(":")
+    if not equals and colon and names(group.partition(".")[0]):
+        return f"'{word}' is no KEY=VALUE; write {group}={choice.strip()}"
     if not equals and "=" in before:  # a value with a space, which the shell has split
         key, _, value = before.partition("=")
         value = f"{value} {word}"

@@ -58,6 +58,7 @@ PACKAGE = __name__.partition(".")[0]
 HOMES = (f"{PACKAGE}.attention", f"{PACKAGE}.segmentation")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_OF_YAML = bool | int | float | str | None
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _allowed: set[str] = set()
 
@@ -287,6 +288,11 @@ def bind(
         )
     check_arguments(function, values)
     for name, value in values.items():
+        of_yaml = all(isinstance(leaf, _OF_YAML) for _, leaf in leaves(plain(value)))
+        if kind is not None and not of_yaml:
+            raise LabError(
+                f"{name}: {shown(value)} cannot stand in a yaml; use numbers, text or lists"
+            )
         values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
     if kind is not None and not _within(str(function.__module__), [PACKAGE]):
         from sclip_lab.core.shared import guarded  # torch takes seconds, a listing needs none

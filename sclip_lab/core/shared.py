@@ -16,21 +16,25 @@ _PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, wrapped so that it can neither write to tensors within its arguments nor
-    draw random numbers without a generator.
+    """Return the function, wrapped so that it can neither write to tensors within its arguments,
+    nor draw random numbers without a generator, nor end the process.
 
     Tokens, projections, texts and embeddings are computed once for all variants and readouts. An
     operation in place, such as ``text.mul_(2)`` or ``ctx.tokens[:, 0] = 0``, would silently change
     the numbers of other variants. The function may write to tensors that it makes itself.
 
     Raises:
-        RuntimeError: at the line that writes or draws, before it does.
+        RuntimeError: at the line that writes, draws or exits, before it does.
     """
+    name = getattr(function, "__name__", type(function).__name__)
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        with NoWrites(function.__name__, (args, options)), ReadOnlyArrays((args, options)):
-            return function(*args, **options)
+        try:
+            with NoWrites(name, (args, options)), ReadOnlyArrays((args, options)):
+                return function(*args, **options)
+        except SystemExit as error:
+            raise RuntimeError(f"{name} ends the process ({error!r}); raise an error") from error
 
     return call
 

@@ -117,6 +117,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
+def form(value: Any) -> str:
+    """Shape and type of what a function gave, as text: ``(2, 3) torch.int64 Tensor``."""
+    parts = [tuple(value.shape), value.dtype] if hasattr(value, "dtype") else []
+    return " ".join(map(str, [*parts, type(value).__name__]))
+
+
 def leaves(value: Any, key: str = "", lists: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of each value in nested mappings.
 

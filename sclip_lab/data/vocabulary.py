@@ -232,6 +232,10 @@ def _from_csv(text: str) -> list[Any]:
     except csv.Error as error:
         raise LabError(f"cannot be read as csv ({error})") from error
     header = [cell.casefold() for cell in rows[0]] if rows else []
+    if aliases := [title for title in header if title.startswith(("synonym", "alias"))]:
+        raise LabError(
+            f"column '{aliases[0]}' is not read; write synonyms beside the name: \"cat,kitten\""
+        )
     name, number = (
         next((header.index(title) for title in titles if title in header), None)
         for titles in (NAME_COLUMNS, ID_COLUMNS)

@@ -112,7 +112,9 @@ def compute(
                     "code, data, weights or kind of device differ"
                 )
         except Exception as error:
-            if describe(error) not in {describe(e) for e in failures if e is not None}:
+            reported = {describe(e) for e in failures if e is not None}
+            # A launcher of jobs, which passes ``failed``, has logged the jobs without a spec.
+            if (failed is None or index in failed) and describe(error) not in reported:
                 log.error("left out of the pass: %s", describe(error))
             failures[index] = error
             continue
@@ -284,7 +286,7 @@ def make_spec(config: DictConfig) -> Spec:
     chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
     if chosen is None and HydraConfig.initialized():
         chosen = HydraConfig.get().runtime.choices.get("attention")
-    variant = build(groups["attention"], chosen)
+    variant = build(groups["attention"], chosen and chosen.removesuffix(".yaml"))
     protocol = make_protocol(groups)
     guide = make_guidance(json.dumps(second)) if (second := groups.get("guidance")) else None
     label = variant_label(variant, protocol.name, dataset.name)

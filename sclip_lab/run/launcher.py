@@ -177,7 +177,8 @@ class JobsLauncher(FusedLauncher):
 
         whole = [(spec, configs[n]) for n, spec in specs.items() if n not in failed]
         _require_finished(whole, self.folder)
-        job.compute(configs, failed=failed)
+        # `specs` has logged the jobs that have none.
+        job.compute(configs, failed={n: why for n, why in failed.items() if n in specs})
         return self.run_jobs(configs)
 
     def _check(self, configs: Sequence[DictConfig]) -> None:

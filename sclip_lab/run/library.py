@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from sclip_lab.config.registry import (
     load_protocol,
     variant_label,
 )
-from sclip_lab.core.errors import LabError, about
+from sclip_lab.core.errors import LabError, about, unknown
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.decode import as_image
 from sclip_lab.data.folder import PHOTO_SUFFIXES
@@ -123,6 +124,10 @@ def evaluate(
         cells.append(each)
     for cell in {cell.vocabulary.key: cell for cell in cells}.values():
         warn_of_words(cell.backbone.name, cell.vocabulary.queries)
+    choices = list(inspect.signature(loop.evaluate).parameters)[2:]
+    for option in options:
+        if option not in choices:
+            raise unknown("option", option, choices)
     return loop.evaluate(cells, store, **options)
 
 

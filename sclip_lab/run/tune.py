@@ -63,7 +63,8 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Distribution], list[str]]:
         if match := _RANGE.fullmatch(value):
             space[key] = _range(word, *match.groups())
             continue
-        values = [job.partition("=")[2] for (job,) in sweeper.expand((), [word], {})]
+        jobs = [job for (job,) in sweeper.expand((), [word], {})]
+        values = [job.partition("=")[2].replace("\\ ", " ") for job in jobs]
         if len(values) > 1:
             space[key] = CategoricalDistribution(values)
         else:

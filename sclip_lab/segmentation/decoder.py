@@ -31,6 +31,7 @@ from sclip_lab.core.functions import (
 )
 from sclip_lab.core.identity import digest
 from sclip_lab.core.shapes import Winner
+from sclip_lab.core.values import form
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
@@ -211,6 +212,7 @@ class Readout:
             inputs["image"] = resized[0]
         whole = plan.stitch(laid_out) if self.steps.of_logits else None
         for step in self.steps.of_logits:
+            assert whole is not None
             whole = _refined(step, whole, inputs)
             _require_finite(whole, "refined logits")
 
@@ -284,11 +286,11 @@ class Readout:
 def _checked(logits: Any, encoded: Encoded, columns: int) -> Tensor:
     """Return a readout's patch logits, or refuse another shape: a readout may be the user's."""
     shape = (len(encoded.state.tokens), *(encoded.state.grid or encoded.grid), columns)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
-        actual = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+    right_type = isinstance(logits, Tensor) and logits.dtype == torch.float32
+    if not right_type or tuple(logits.shape) != shape:
         raise LabError(
-            f"protocol.readout gave {actual}; patch logits are (windows, grid_h, grid_w, texts or "
-            f"classes), here {shape}"
+            f"protocol.readout gave {form(logits)}; patch logits are a Tensor of float32, "
+            f"(windows, grid_h, grid_w, texts or classes), here {shape}"
         )
     return logits
 
@@ -327,7 +329,7 @@ def _looked_up(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).view(index.shape)
 
 
-def _refined(step: partial[Tensor], values: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
+def _refined(step: partial[Tensor], values: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     """Apply a refinement to logits or labels; it gets the inputs that it names."""
     names = list(inspect.signature(step.func).parameters)
     arguments = {name: inputs.get(name) for name in names if name in OF_PHOTO}
@@ -336,4 +338,12 @@ def _refined(step: partial[Tensor], values: Tensor | None, inputs: Mapping[str, 
             raise LabError(f"protocol.refinement needs the {name}")
     # The values go to the first argument that is not the name of an input.
     first = next(name for name in names if name not in OF_PHOTO)
-    return step(**{first: values, **arguments})
+    refined = step(**{first: values, **arguments})
+    logits = values.is_floating_point()
+    right_type = isinstance(refined, Tensor) and refined.dtype in (torch.float32, torch.float64)
+    if (logits and not right_type) or getattr(refined, "shape", None) != values.shape:
+        raise LabError(
+            f"protocol.refinement gave {form(refined)}; it must return "
+            f"{'logits of float32' if logits else 'labels'} of the shape {tuple(values.shape)}"
+        )
+    return refined

@@ -218,3 +218,10 @@ def record() -> None:
 
 if __name__ == "__main__":
     record()
+
+
+def test_a_choice_with_its_suffix_has_the_same_label() -> None:
+    from sclip_lab.run.job import make_spec
+
+    labels = [make_spec(composed(f"attention={name}")).label for name in ("csa", "csa.yaml")]
+    assert labels == ["csa", "csa"]

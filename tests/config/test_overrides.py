@@ -52,6 +52,8 @@ def test_unknown_names(typed: str, message: str) -> None:
 def test_a_value_that_the_shell_has_split() -> None:
     with pytest.raises(LabError, match=r"attention\.layers: '2' is no KEY=VALUE; .*=\"last 2\"'"):
         compose("attention.layers=last", "2")
+    with pytest.raises(LabError, match="'protocol:sclip' is no KEY=VALUE; write protocol=sclip"):
+        compose("attention=csa", "protocol:sclip")
     compose('checkpoint="/x/epoch=31-step=1000.ckpt"', 'attention.layers="last 2"')
 
 

@@ -180,3 +180,12 @@ def test_every_function_of_the_package_that_a_yaml_names_is_declared() -> None:
     assert len(set(targets)) > 40
     for target in targets:
         assert kind_of(locate(target)) is not None, target
+
+
+@pytest.mark.parametrize("default", [{1, 2}, object()])
+def test_a_default_that_no_yaml_can_hold_is_refused(default: object) -> None:
+    def odd(ctx: object, table: object = default) -> object:
+        return ctx
+
+    with pytest.raises(LabError, match=r"table: .* cannot stand in a yaml"):
+        functions.bind(odd, {}, (functions.weights_function,))

@@ -13,7 +13,13 @@ from torch import Tensor
 
 import sclip_lab as lab
 from sclip_lab.attention.vanilla import vanilla
-from sclip_lab.core.functions import bind_config, readout_function, weights_function
+from sclip_lab.core.functions import (
+    bind_config,
+    readout_function,
+    refines_labels,
+    refines_logits,
+    weights_function,
+)
 from sclip_lab.data.folder import Folder
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.protocol import Protocol
@@ -137,7 +143,9 @@ def test_random_numbers_need_a_seed(backbone: Backbone) -> None:
     [
         (lambda w: w[..., 1:], r"\(1, 4, 17, 16\)"),
         (lambda w: w.mean(1), r"\(1, 17, 17\)"),
-        (lambda w: w.numpy(), r"\(1, 4, 17, 17\)"),
+        (lambda w: w.numpy(), r"\(1, 4, 17, 17\) float32 ndarray"),
+        (lambda w: w > 0.1, r"\(1, 4, 17, 17\) torch.bool Tensor"),
+        (lambda w: (9 * w).long(), r"\(1, 4, 17, 17\) torch.int64 Tensor"),
         (lambda w: None, "NoneType"),
         (lambda w: (w, w), "tuple"),
     ],
@@ -148,7 +156,7 @@ def test_weights_of_another_shape_are_named(
     def odd(ctx: Any) -> Any:
         return change(ctx.softmax(ctx.scores(ctx.query, ctx.query)))
 
-    with pytest.raises(lab.LabError, match=rf"attention 'odd' gave {made}; weights are \(batch"):
+    with pytest.raises(lab.LabError, match=rf"attention 'odd' gave {made}.*; weights are a"):
         lab.dense_features(backbone, torch.randn(1, 3, 64, 64), lab.variant(odd))
 
 
@@ -159,6 +167,8 @@ def test_weights_of_another_shape_are_named(
         lambda logits: logits.permute(0, 3, 1, 2),
         lambda logits: logits.flatten(1, 2),
         lambda logits: logits[:1],
+        lambda logits: logits.double(),
+        lambda logits: logits.numpy(),
         lambda logits: None,
     ],
 )
@@ -173,3 +183,41 @@ def test_logits_of_another_shape_are_refused(
     protocol = Protocol(short_side=96, crop_size=64, stride=32, readout=odd)
     with pytest.raises(lab.LabError, match=r"protocol\.readout gave .* patch logits are"):
         lab.segment(backbone, image, ["cat", "dog", "sky"], "csa", protocol)
+
+
+@pytest.mark.parametrize("change", [
+    lambda values: values[1:],
+    lambda values: values.mT,
+    lambda values: None,
+])  # fmt: skip
+@pytest.mark.parametrize("declare", [refines_logits, refines_labels])
+def test_refined_values_of_another_shape_are_refused(
+    backbone: Backbone, declare: Callable[..., Any], change: Callable[[Tensor], Any]
+) -> None:
+    @declare
+    def odd(values: Tensor) -> Any:
+        return change(values)
+
+    image = torch.zeros(96, 160, 3, dtype=torch.uint8).numpy()
+    protocol = Protocol(short_side=96, crop_size=64, stride=32, refinement=odd)
+    with pytest.raises(lab.LabError, match=r"refinement gave .*; it must return l.* of the shape"):
+        lab.segment(backbone, image, ["cat", "dog", "sky"], "csa", protocol)
+
+
+def test_refined_logits_are_floats(backbone: Backbone) -> None:
+    @refines_logits
+    def half(mask: Tensor) -> Tensor:
+        return mask.half()
+
+    image = torch.zeros(96, 160, 3, dtype=torch.uint8).numpy()
+    protocol = Protocol(short_side=96, crop_size=64, stride=32, refinement=half)
+    with pytest.raises(lab.LabError, match=r"torch\.float16 Tensor; it must return logits"):
+        lab.segment(backbone, image, ["cat", "dog"], "csa", protocol)
+
+
+def test_a_function_cannot_end_the_process(backbone: Backbone) -> None:
+    def leaves(ctx: Any) -> Tensor:
+        raise SystemExit
+
+    with pytest.raises(RuntimeError, match="leaves ends the process"):
+        lab.dense_features(backbone, torch.randn(1, 3, 64, 64), lab.variant(leaves))

@@ -227,3 +227,9 @@ def test_names_in_memory_keep_their_ids() -> None:
     with pytest.raises(LabError, match="every class has a number"):
         Vocabulary.typed(["7"])
     assert Vocabulary.typed(["cat", "7"]).names == ["cat", "7"]
+
+
+def test_a_column_of_synonyms_is_not_ignored(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("name,synonyms\ncat,kitten\ndog,puppy\n")
+    with pytest.raises(LabError, match="column 'synonyms' is not read"):
+        Vocabulary.read(tmp_path / "v.csv")

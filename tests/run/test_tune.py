@@ -26,7 +26,7 @@ def test_words_are_ranges_choices_or_fixed() -> None:
     assert fixed == ["attention=csa", "checkpoint=a b.pt"]
     assert space["a.b"] == FloatDistribution(0.1, 4.0, log=True)
     assert space["c"] == IntDistribution(1, 6)
-    assert space["d"] == CategoricalDistribution((r"last\ 1", r"last\ 2"))  # as Hydra reads them
+    assert space["d"] == CategoricalDistribution(("last 1", "last 2"))
     assert space["e"] == CategoricalDistribution(("[1,2]", "[3]"))
     assert space["f"] == IntDistribution(-1, 1)
     described = [tune._described(space[key]) for key in ("a.b", "c")]

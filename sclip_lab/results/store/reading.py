@@ -15,6 +15,7 @@ import pandas as pd
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import check
 from sclip_lab.results.store import machines, spec_files
 from sclip_lab.results.store.spec_files import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.table.scores import NAMES
@@ -100,6 +101,7 @@ def load(
         ``attrs["oracles"]`` lists the specs that read ground truth; their labels begin with
         "oracle", and they are in no ranking.
     """
+    check("path", path, str | Path)
     keys = [keys] if isinstance(keys, str) else keys
     specs, frames, unfinished = [], [], []
     if Path(path).is_file():

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from sclip_lab.core import files
+from sclip_lab.core.values import check
 from sclip_lab.results.store import spec_files
 from sclip_lab.results.store.spec_files import KINDS
 
@@ -56,6 +57,7 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
+        check("store", root, str | Path)
         self.root = Path(root)
         # With two threads, file systems can sync several files at once.
         self._syncing = ThreadPoolExecutor(2, "store-sync")
