@@ -195,6 +195,8 @@ def test_tables_that_would_give_a_wrong_score_are_refused(store: Path) -> None:
         (df.drop(columns="pixels"), "with its columns spec, image"),
         (df[:0], "has no row"),
         ([1, 2], "expected the table of results.load"),
+        (df.rename(columns={"attention": "variant"}), "none, or several, of attention"),
+        (pd.concat([df, df[["pixels"]]], axis=1), "none, or several, of pixels"),
     ):
         for call in (results.summary, results.miou, results.iou, results.bootstrap):
             with pytest.raises(LabError, match=says):

@@ -47,8 +47,12 @@ def check_rows(df: pd.DataFrame) -> None:
     Raises:
         LabError: not a table of `load`, no row, a negative or missing count, or a row twice.
     """
-    if not isinstance(df, pd.DataFrame) or not {"spec", "dataset", *ROWS} <= set(df.columns):
-        raise LabError("expected the table of results.load, with its columns spec, image, ...")
+    columns = list(df.columns) if isinstance(df, pd.DataFrame) else []
+    if lacking := [name for name in [*NAMES, *ROWS] if columns.count(name) != 1]:
+        raise LabError(
+            "expected the table of results.load, with its columns spec, image, ...; it has "
+            f"none, or several, of {', '.join(lacking)}"
+        )
     if df.empty:
         raise LabError("the table has no row; look at how its rows were selected")
     if not (df["pixels"] >= 0).all():
