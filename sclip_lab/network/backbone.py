@@ -63,7 +63,7 @@ class Backbone:
 
     def __post_init__(self) -> None:
         if self.position_embedding not in RULES:
-            raise unknown("position_embedding", self.position_embedding, RULES)
+            raise unknown(f"position_embedding of {self.name}", self.position_embedding, RULES)
         if not (min(self.std) >= 1 and max(*self.mean, *self.std) <= 255) or 0 < max(self.mean) < 1:
             raise LabError(
                 f"backbone {self.name}: mean {self.mean} and std {self.std} are not those of "
@@ -216,7 +216,8 @@ class Backbone:
             self.tokenize.check_lengths(texts, self.name)
         tokens = self.tokenize(list(texts))
         tower_of_texts = getattr(self.model, "text", self.model)
-        ids, context = (getattr(tower_of_texts, n, 2**31) for n in ("vocab_size", "context_length"))
+        names = "vocab_size", "context_length"  # transformers' towers have 0
+        ids, context = (getattr(tower_of_texts, name, 0) or 2**31 for name in names)
         if len(tokens) and (tokens.max() >= ids or tokens.shape[1] > context):
             raise LabError(
                 f"backbone {self.name} reads {context} tokens with ids below {ids}; its tokenizer "
