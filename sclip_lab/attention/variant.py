@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -361,7 +361,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
 
 def _check_common(config: Mapping[str, Any], function: Callable[..., Any]) -> None:
     """Refuse common keys that have a wrong value, or no meaning for a block edit."""
-    check("layers", config["layers"], Any)
+    check("layers", config["layers"], int | float | str | Sequence[int | float | str])
     for key in ("residual", "mlp", "class_token"):
         check(key, config[key], bool)
     check("stream", config["stream"], Literal["replace", "parallel"])

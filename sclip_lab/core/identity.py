@@ -65,7 +65,7 @@ def plain(value: Any) -> Any:
     """Mappings as dict and sequences as list, so that equal configurations have equal JSON."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [plain(v) for v in value]
     return value
 

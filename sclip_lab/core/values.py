@@ -48,7 +48,8 @@ def check(key: str, value: Any, annotation: Any) -> None:
     if not _fits(value, annotation):
         if isinstance(value, str) and (choices := _choices(annotation)):
             raise unknown(key, value, choices)
-        hint = "; .item() makes it a plain one" if hasattr(value, "item") else ""  # numpy, torch
+        # Of numpy or torch.
+        hint = "; .tolist() makes it a plain one" if hasattr(value, "tolist") else ""
         raise LabError(f"{key}: {shown(value)} must be {_described(annotation)}{hint}")
 
 

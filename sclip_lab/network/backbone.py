@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network import tower
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid, State
-from sclip_lab.network.position_embedding import DEFAULT_RULE
+from sclip_lab.network.position_embedding import DEFAULT_RULE, RULES
 from sclip_lab.network.structure import structure
 from sclip_lab.network.tokenizer import Tokenizer
 
@@ -62,6 +62,13 @@ class Backbone:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.position_embedding not in RULES:
+            raise unknown(f"position_embedding of {self.name}", self.position_embedding, RULES)
+        if not (min(self.std) >= 1 and max(*self.mean, *self.std) <= 255) or 0 < max(self.mean) < 1:
+            raise LabError(
+                f"backbone {self.name}: mean {self.mean} and std {self.std} are not those of "
+                "pixels in 0 .. 255; those of pixels in 0 .. 1 times 255 are"
+            )
         self.tower = tower.find(self.name, self.model)
         self.blocks, self.depth = self.tower.blocks, len(self.tower.blocks)
         self.has_class_token = self.tower.has_class_token
@@ -115,8 +122,15 @@ class Backbone:
             "padding": self.padding,
             "position_embedding": self.position_embedding,
             "structure": structure(self.model),
+            **self._tokens,
         }
         return digest(json.dumps(settings), self.model.state_dict())
+
+    @property
+    def _tokens(self) -> dict[str, str]:
+        """What tells the caller's own tokenizer from others in keys; empty for open_clip's."""
+        tokens = getattr(self.tokenize, "key", None)
+        return {} if tokens is None else {"tokens": tokens}
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the number of patches along height and width of an image.
@@ -201,6 +215,14 @@ class Backbone:
         if texts and not truncate and isinstance(self.tokenize, Tokenizer):
             self.tokenize.check_lengths(texts, self.name)
         tokens = self.tokenize(list(texts))
+        tower_of_texts = getattr(self.model, "text", self.model)
+        names = "vocab_size", "context_length"  # transformers' towers have 0
+        ids, context = (getattr(tower_of_texts, name, 0) or 2**31 for name in names)
+        if len(tokens) and (tokens.max() >= ids or tokens.shape[1] > context):
+            raise LabError(
+                f"backbone {self.name} reads {context} tokens with ids below {ids}; its tokenizer "
+                f"gave {tokens.shape[1]} with ids up to {tokens.max()}"
+            )
         # In a causal text tower, positions behind the end of text change nothing, so batches are
         # sorted by length and cut there.
         ends = tokens.argmax(dim=-1)
@@ -243,7 +265,7 @@ class Backbone:
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
         parts = [entry for entry in structure(self.model) if not entry[0].startswith("visual")]
-        return digest(json.dumps(parts), text)
+        return digest(json.dumps([*parts, *self._tokens.items()]), text)
 
 
 def digest(settings: str, weights: Mapping[str, Tensor]) -> str:

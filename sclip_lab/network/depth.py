@@ -25,6 +25,7 @@ def resolve(layer: Layer, depth: int) -> int:
         LabError: out of range or not a number.
     """
     try:
+        layer = getattr(layer, "item", lambda: layer)()  # numpy's and torch's numbers
         number = Fraction("true" if isinstance(layer, bool) else layer)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise LabError(

@@ -124,9 +124,14 @@ def load_backbone(
         raise unknown("precision", precision, PRECISIONS)
     if padding not in ("floor", "corner"):
         raise unknown("padding", padding, ("floor", "corner"))
-    others = (pretrained, checkpoint, state_dict, architecture)
+    others = (pretrained, checkpoint, state_dict, architecture, weights, text_folder)
     if model is not None and any(other is not None for other in others):
-        raise LabError("model= is a network with its weights; leave checkpoint and pretrained")
+        raise LabError(
+            "model= is a network with its weights; leave checkpoint and pretrained, weights and "
+            "text_folder, state_dict and architecture"
+        )
+    if model is None and (tokenizer is not None or preprocess is not None):
+        raise LabError("tokenizer= and preprocess= are of model=; give mean= and std= without it")
     if pretrained and checkpoint is None and os.path.exists(pretrained):
         checkpoint, pretrained = pretrained, None
     if checkpoint is not None and state_dict is not None:
@@ -284,23 +289,31 @@ def _from_memory(
     if packed := [key for key, weight in content.items() if not isinstance(weight, Tensor)]:
         raise LabError(f"model {name}: {packed[0]} is no tensor; give unquantised weights")
     tower.find(name, model)
+    try:
+        model = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:  # pruned, or with a lock or file
+        raise LabError(
+            f"model {name} cannot be copied; make pruned weights permanent ({error})"
+        ) from error
+    if any(weight.dtype in (torch.float16, torch.bfloat16) for weight in content.values()):
+        model.float()  # `precision` says in which numbers it computes
     if tokenizer is not None and not callable(tokenizer):
         raise LabError(
             f"tokenizer= is a {type(tokenizer).__name__}; give a function of texts, such as "
             "open_clip.get_tokenizer(name)"
         )
     if getattr(model, "visual", None) is None:
-        return name, copy.deepcopy(model), None
-    text = getattr(model, "text", model)
+        return name, model, None
+    text, is_own = getattr(model, "text", model), True
     if tokenizer is None and getattr(text, "vocab_size", None) == 49408:
-        tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
+        tokenizer, is_own = open_clip.SimpleTokenizer(context_length=text.context_length), False
 
     def needed() -> Callable[..., Tensor]:
         if tokenizer is None:
             raise LabError(f"give tokenizer=, the function that makes tokens for {name}")
         return tokenizer
 
-    return name, copy.deepcopy(model), Tokenizer(name, needed)
+    return name, model, Tokenizer(name, needed, is_own and tokenizer is not None)
 
 
 def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tags.Statistics:
@@ -339,40 +352,45 @@ def _check_forward(network: Backbone) -> None:
     Raises:
         LabError: they differ, or the weights are not those of a plain network.
     """
-    side, kind = network.image_size, next(network.model.parameters()).dtype
-    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    kind, square = next(network.model.parameters()).dtype, (network.image_size,) * 2
+    size = getattr(getattr(network.model, "visual", None), "image_size", square)
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     images = images.to(network.device, kind)
     advice = (
         f"model {network.name} computes something else than its weights say; merge adapters, and "
         "undo what was patched or hooked"
     )
-    grid = network.grid(side, side)
+    grid = network.grid(*size)
     try:
         with torch.inference_mode():
             tokens = network.embed(images)
             for block in network.blocks_on(grid):
                 tokens = block.plain(tokens)
-            computed = network.project(State(tokens), grid)[1].double()
+            computed = network.project(State(tokens), grid)[1]
     # An adapter may lack anything that the code of a plain network looks for.
     except Exception as error:
         raise LabError(f"{advice} ({type(error).__name__}: {error})") from error
+    model, outputs = network.model, dict[str, Any]()
+    # Hooks on the last block may change patches alone.
+    last = network.blocks[-1].module
+    hook = last.register_forward_hook(lambda *call: outputs.update({"tokens": call[2]}))
     try:
         with torch.inference_mode():
-            visual = getattr(network.model, "visual", None)
-            if visual is not None:
-                output = visual(images)
+            if hasattr(model, "encode_image"):
+                whole = model.encode_image(images)
             else:
-                output = network.model.forward_head(
-                    network.model.forward_features(images), pre_logits=True
-                )
+                whole = model.forward_head(model.forward_features(images), pre_logits=True)
+            outputs["image embeddings"] = nn.functional.normalize(whole, dim=-1)
     except Exception:  # it may take no square images
         return
-    expected = (output[0] if isinstance(output, tuple) else output).double()
-    tolerance = 1e-3 if kind in (torch.float32, torch.float64) else 0.05
-    if computed.shape == expected.shape:
-        difference = float((computed - expected).norm() / expected.norm())
-        if not difference < tolerance:
-            raise LabError(f"{advice} (image embeddings differ by {100 * difference:.3g} %)")
+    finally:
+        hook.remove()
+    ours = {"tokens": tokens, "image embeddings": nn.functional.normalize(computed, dim=-1)}
+    for what, own in outputs.items():
+        if isinstance(own, Tensor) and ours[what].shape == own.shape:
+            difference = float((ours[what] - own).norm())
+            if not difference <= 1e-3 * float(own.norm()):
+                raise LabError(f"{advice} ({what} differ by {difference:.3g})")
 
 
 def _custom(
@@ -423,7 +441,7 @@ def _tokenizer(name: str, text: Mapping[str, Any]) -> Tokenizer:
         return Tokenizer(name, lambda: open_clip.SimpleTokenizer(context_length=length))
     source, mode = text["hf_tokenizer_name"], text.get("tokenizer_mode")
     make = partial(open_clip.tokenizer.HFTokenizer, source, length, tokenizer_mode=mode, **options)
-    return Tokenizer(source, make)
+    return Tokenizer(source, make, is_own=os.path.isdir(source))
 
 
 def _with_folder(

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.identity import digest
 
+# Texts by whose tokens tokenizers are told apart.
+PROBES = ("a photo of a cat.", "Zebra crossing, ÄÖ-7: it's 1984!", "traffic_light   (red)")
 LONG = 4  # texts are measured up to so many times the context length
 
 
@@ -21,11 +24,17 @@ class Tokenizer:
     Args:
         name: of the network, for messages.
         make: returns the tokenizer, a function of texts that takes ``context_length``.
+        is_own: whether it is the caller's function or folder, which no name tells from others.
     """
 
-    def __init__(self, name: str, make: Callable[[], Callable[..., Tensor]]) -> None:
-        self.name = name
+    def __init__(self, name: str, make: Callable[[], Any], is_own: bool = False) -> None:
+        self.name, self.is_own = name, is_own
         self._make = make
+
+    @cached_property
+    def key(self) -> str | None:
+        """Digest of the tokens of some texts, if it is the caller's own; None otherwise."""
+        return digest(self(PROBES).tolist()) if self.is_own else None
 
     @cached_property
     def _function(self) -> Any:
@@ -40,7 +49,19 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return tokens, (texts, context length) int64. Longer texts are cut."""
-        return self._function(list(texts))
+        function = self._function
+        try:
+            tokens = function(list(texts))
+        except Exception as error:  # the caller's may be anything
+            raise LabError(f"the tokenizer of {self.name} failed on texts: {error!r}") from error
+        is_whole = isinstance(tokens, Tensor) and not tokens.is_floating_point()
+        if not is_whole or tokens.ndim != 2 or len(tokens) != len(texts):
+            actual = tuple(getattr(tokens, "shape", ())) or type(tokens).__name__
+            raise LabError(
+                f"the tokenizer of {self.name} gave {actual} for {len(texts)} texts; whole numbers "
+                f"in a tensor ({len(texts)}, context length) are needed"
+            )
+        return tokens
 
     def check_lengths(self, texts: Sequence[str], network: str) -> None:
         """Refuse texts that have more tokens than the network of this name reads, start and end

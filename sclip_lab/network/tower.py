@@ -170,6 +170,10 @@ def find(name: str, model: Any) -> Tower:
     trunk = getattr(visual, "trunk", None)
     if visual is not None and trunk is not None:
         return TimmTower(name, trunk, visual.head)
+    if hasattr(getattr(model, "transformer", None), "resblocks"):
+        raise LabError(
+            f"backbone {name}: a tower alone; give the whole model that has it as .visual"
+        )
     raise LabError(
         f"backbone {name}: its image tower is a {type(visual or model).__name__}, not open_clip's "
         "ViT or timm's; a model of transformers goes by state_dict=model.state_dict() and the name "
@@ -178,6 +182,8 @@ def find(name: str, model: Any) -> Tower:
 
 
 def _check_clip(name: str, visual: Any) -> None:
+    if len(set(visual.patch_size)) > 1:
+        raise LabError(f"backbone {name}: its patches of {tuple(visual.patch_size)} are not square")
     if getattr(visual, "class_embedding", None) is None:
         raise LabError(f"backbone {name}: its ViT has no class token")
     if visual.attn_pool is None and visual.pool_type not in ("tok", "avg"):

@@ -21,6 +21,7 @@ from sclip_lab.core.functions import (
 from sclip_lab.core.identity import described, digest, plain
 from sclip_lab.core.values import check_arguments, within
 from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.network.position_embedding import RULES
 from sclip_lab.segmentation import views
 
 LONGEST_SIDE = 100_000  # pixels
@@ -121,6 +122,8 @@ class Protocol:
             if isinstance(values[key], int):
                 within(f"protocol.{key}", values[key], 1, LONGEST_SIDE)
         within("protocol.background", self.background, 0, 2**15 - 1)
+        if self.position_embedding is not None and self.position_embedding not in RULES:
+            raise unknown("protocol.position_embedding", self.position_embedding, RULES)
         if self.centre_crop is not None and self.centre_crop > (self.short_side or 0):
             raise LabError(
                 f"protocol.centre_crop {self.centre_crop} must lie within short_side "

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sclip_lab import load_attention
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.depth import Layer, resolve, resolve_all
 
@@ -87,3 +92,15 @@ def test_resolve_all(layers: object, indices: list[int]) -> None:
 def test_resolve_all_refuses(layers: object, says: str) -> None:
     with pytest.raises(LabError, match=says):
         resolve_all(layers, 12)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", [np.int64(1), np.int32(-11), torch.tensor(1)])
+def test_numbers_of_numpy_and_torch_are_indices(layer: Any) -> None:
+    assert resolve(layer, 12) == 1
+
+
+@pytest.mark.parametrize("layers", [np.int64(1), np.arange(2), [np.int64(0)], {0: 1}])
+def test_layers_of_a_variant_are_plain(layers: Any) -> None:
+    with pytest.raises(LabError, match=r"attention 'csa': layers: .* must be"):
+        load_attention("csa", layers=layers)
+    assert load_attention("csa", layers=range(2)).layers(12) == [0, 1]

@@ -13,12 +13,13 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn.utils import prune
 
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import load_guidance
-from sclip_lab.network.loading import load_backbone
+from sclip_lab.network.loading import load_backbone, seeded
 from tests import toy
 from tests.conftest import ARCHITECTURE
 from tests.network.small_networks import (
@@ -190,6 +191,21 @@ class TestMaps:
             lab.attention_maps(backbone, photos(backbone)[0], "cas")
 
 
+SMALL_TEXT = {"layers": 1, "width": 64, "heads": 2}
+
+
+def small_clip(vision: dict[str, Any] | None = None) -> Any:
+    """Two blocks of open_clip's, random, always the same."""
+    sizes = {"layers": 2, "width": 64, "image_size": 32, "patch_size": 16}
+    with seeded(0):
+        return open_clip.CLIP(8, vision or sizes, SMALL_TEXT)
+
+
+def in_memory(model: Any, **options: Any) -> Backbone:
+    statistics = {"mean": [127.5] * 3, "std": [127.5] * 3}
+    return load_backbone(model=model, device="cpu", **{**statistics, **options})
+
+
 class TestInMemory:
     """`lab.load_backbone(model=...)`."""
 
@@ -261,6 +277,84 @@ class TestInMemory:
         ):
             with pytest.raises(LabError, match=says):
                 lab.load_backbone(**options)
+
+    def test_the_last_blocks_patches_and_encode_image_count(self) -> None:
+        class Adapted(open_clip.CLIP):
+            def encode_image(self, image: Any, normalize: bool = False) -> Any:
+                return super().encode_image(image) * torch.arange(8)
+
+        def triple(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            return torch.cat([output[:, :1], 3 * output[:, 1:]], dim=1)
+
+        sizes = {"layers": 2, "width": 64, "image_size": [32, 16], "patch_size": 16}
+        hooked = small_clip(vision=sizes)
+        hooked.visual.transformer.resblocks[-1].register_forward_hook(triple)
+        for model in (hooked, Adapted(8, sizes, SMALL_TEXT)):
+            with pytest.raises(LabError, match="computes something else than its weights say"):
+                in_memory(model)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_computes_as_precision_says(self, dtype: torch.dtype) -> None:
+        model = small_clip().to(dtype)
+        exact, images = in_memory(small_clip().to(dtype).float()), torch.randn(1, 3, 32, 32)
+        vanilla = lab.load_attention("vanilla")
+        expected = lab.dense_features(exact, images, vanilla)
+        assert torch.equal(lab.dense_features(in_memory(model), images, vanilla), expected)
+        low = lab.dense_features(in_memory(model, precision="bf16"), images, vanilla)
+        assert relative_error(low, expected) < 0.02
+        assert next(model.parameters()).dtype == dtype  # left as it was
+
+    def test_tokenizers_are_told_apart(self) -> None:
+        """One pair of networks with the same weights must not share text embeddings."""
+        one = in_memory(small_clip())
+        other = in_memory(
+            small_clip(), tokenizer=lambda texts: 1 + torch.zeros(len(texts), 77).int()
+        )
+        assert one.key == in_memory(small_clip()).key != other.key
+        assert one.text_key != other.text_key
+
+    @pytest.mark.parametrize(
+        ("tokenizer", "says"),
+        [
+            (lambda texts: [[1] * 77] * len(texts), r"gave list for 2 texts"),
+            (lambda texts: torch.ones(1, 77).int(), r"gave \(1, 77\) for 2 texts.*whole numbers"),
+            (lambda texts: torch.ones(len(texts), 77), r"gave \(2, 77\) for 2 texts"),
+            (lambda texts: torch.ones(len(texts), 90).int(), "reads 77 tokens.*gave 90"),
+            (lambda texts: 49408 + torch.zeros(len(texts), 77).int(), "ids below 49408"),
+            (lambda texts: texts.missing, "failed on texts: AttributeError"),
+        ],
+    )
+    def test_tokens_that_cannot_be_read(self, tokenizer: Any, says: str) -> None:
+        with pytest.raises(LabError, match=says):
+            in_memory(small_clip(), tokenizer=tokenizer).encode_text(["cat", "dog"], truncate=True)
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"mean": [0.48, 0.46, 0.41]}, "mean .0.48.* not those of pixels in 0 .. 255"),
+            ({"std": [0.27, 0.26, 0.28]}, "not those of pixels in 0 .. 255"),
+            ({"preprocess": {"mean": [122.8] * 3, "std": [68.5] * 3}, "mean": None}, "0 .. 255"),
+            ({"position_embedding": "bicubicc"}, "did you mean bicubic"),
+            ({"weights": "ema"}, "leave checkpoint and pretrained, weights"),
+        ],
+    )
+    def test_options_that_would_be_wrong_or_ignored(self, options: Any, says: str) -> None:
+        with pytest.raises(LabError, match=says):
+            in_memory(small_clip(), **options)
+
+    def test_models_that_cannot_be_read(self) -> None:
+        pruned = small_clip()
+        prune.random_unstructured(pruned.visual.transformer.resblocks[0].mlp.c_fc, "weight", 0.5)
+        sizes = {"layers": 1, "width": 64, "image_size": 32, "patch_size": [16, 8]}
+        for model, says in (
+            (pruned, "cannot be copied; make pruned weights permanent"),
+            (small_clip().visual, "a tower alone; give the whole model"),
+            (small_clip(vision=sizes), r"patches of \(16, 8\) are not square"),
+        ):
+            with pytest.raises(LabError, match=says):
+                in_memory(model)
+        with pytest.raises(LabError, match="are of model="):
+            lab.load_backbone("ViT-S-32", seed=0, tokenizer=print)
 
     def test_quantised_weights_are_refused(self) -> None:
         model = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
