@@ -191,7 +191,7 @@ def COSINE(encoded: Any, words: Tensor) -> Tensor:
 
 
 BAD: dict[str, tuple[str, str]] = {
-    "shape": ("return torch.ones(3, 3)", r"4 x 4: .* gave \(3, 3\); weights are"),
+    "shape": ("return torch.ones(3, 3)", r"4 x 4: .* gave \(3, 3\) .*; weights are"),
     "not finite": ("return ctx.attention() * torch.nan", "not finite"),
     "batch": ("a = ctx.attention()\n    return a + 0.1 * (a - a.mean(0, True))", "with its batch"),
     "writes": ("ctx.tokens.mul_(2)\n    return ctx.attention()", "writes in place"),

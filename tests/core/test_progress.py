@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 
@@ -19,6 +20,7 @@ def test_a_bar_is_for_a_terminal(
     stream: io.StringIO, shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of another test
     for _ in Bar(range(3), "photos"):
         pass
     assert ("photos: 100%" in stream.getvalue()) == shown

@@ -200,7 +200,7 @@ def test_folder_that_cannot_be_written(backbone: Backbone, tmp_path: Path) -> No
         ({"lr": 0.0}, "lr 0.0 must be above 0"),
         ({"dataset": Stripes(void=True)}, "none of 6 photos has a label"),
         ({"query_classes": [0, 1, 1, 1]}, r"label 2, but the text has classes 0 \.\. 1"),
-        ({"query_classes": [0, 1]}, r"text embeddings \(4, 24\): \(2 queries, 24\)"),
+        ({"query_classes": [0, 1]}, r"text embeddings \(4, 24\) must be \(2 queries, 24\)"),
         ({"lr": 1e30}, "lr 1e.30 must be above 0 and at most 1000"),
     ],
 )
