@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -30,16 +31,23 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        try:
-            with NoWrites(name, (args, options)), ReadOnlyArrays((args, options)):
-                return function(*args, **options)
-        except SystemExit as error:
-            raise RuntimeError(f"{name} ends the process ({error!r}); raise an error") from error
+        with guard(name, (args, options)):
+            return function(*args, **options)
 
     return call
 
 
-class ReadOnlyArrays(TorchFunctionMode):
+@contextmanager
+def guard(name: str, arguments: Any) -> Iterator[None]:
+    """Run the function ``name`` of the user's on ``arguments`` under the rules of `guarded`."""
+    try:
+        with _NoWrites(name, arguments), _ReadOnlyArrays(arguments):
+            yield
+    except SystemExit as error:
+        raise RuntimeError(f"{name} ends the process ({error!r}); raise an error") from error
+
+
+class _ReadOnlyArrays(TorchFunctionMode):
     """A context that makes each new array read-only if it shares memory with a tensor within
     ``arguments``, as ``ctx.tokens.numpy()`` does."""
 
@@ -56,7 +64,7 @@ class ReadOnlyArrays(TorchFunctionMode):
         return result
 
 
-class NoWrites(TorchDispatchMode):
+class _NoWrites(TorchDispatchMode):
     """A context that raises an error, which names the function ``name``, at a write to a tensor
     within ``arguments`` and at a random number without a generator."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sclip_lab.core import identity
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.shared import NoWrites
+from sclip_lab.core.shared import guard
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.observation import Observation
 
@@ -121,7 +121,7 @@ def values(
     for name in names:
         measure = measures[name]
         of_user = not measure.compute.__module__.startswith(__name__.partition(".")[0] + ".")
-        with NoWrites(name, observation) if of_user else nullcontext():
+        with guard(name, observation) if of_user else nullcontext():
             numbers = _numbers(name, measure, observation, layers)
         yield from numbers
 

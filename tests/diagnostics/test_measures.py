@@ -216,15 +216,28 @@ def test_a_users_measure_cannot_write_to_what_others_read(
     def doubles(seen: Observation) -> Tensor:
         return seen.patches.mul_(2).mean((1, 2, 3))
 
+    def doubles_an_array(seen: Observation) -> Tensor:
+        array = seen.patches.numpy()
+        array *= 2
+        return seen.patches.mean((1, 2, 3))
+
+    def leaves(seen: Observation) -> Tensor:
+        raise SystemExit
+
     def centres(seen: Observation) -> Tensor:
         copy = seen.patches.clone()
         return copy.sub_(copy.mean()).std((1, 2, 3))
 
     observation = observe(backbone, images, "csa")
-    measures = {f.__name__: Measure(f, "", high=None) for f in (doubles, centres)}
+    functions = (doubles, doubles_an_array, leaves, centres)
+    measures = {f.__name__: Measure(f, "", high=None) for f in functions}
     before = observation.patches.clone()
     with pytest.raises(RuntimeError, match="doubles writes in place"):
         list(values(measures, ["doubles"], observation))
+    with pytest.raises(ValueError, match="read-only"):
+        list(values(measures, ["doubles_an_array"], observation))
+    with pytest.raises(RuntimeError, match="leaves ends the process"):
+        list(values(measures, ["leaves"], observation))
     assert torch.equal(observation.patches, before)
     assert next(iter(values(measures, ["centres"], observation))).value > 0
     assert all(m.compute.__module__.startswith("sclip_lab.") for m in MEASURES.values())
