@@ -232,7 +232,11 @@ def _measure(words: dict[str, Any], what: Compute | Functions) -> Measure:
     return Measure(**{**words, "needs": tuple(words.get("needs", ()))}, **computed)
 
 
-_WORDS = yaml.safe_load(resources.files(__package__).joinpath("measures.yaml").read_text("utf-8"))
+# PyYAML's parser in C, where it is there: this is read at every start.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_WORDS = yaml.load(
+    resources.files(__package__).joinpath("measures.yaml").read_text("utf-8"), _LOADER
+)
 MEASURES = {name: _measure(_WORDS[name], what) for name, what in FUNCTIONS.items()}
 
 
