@@ -81,20 +81,28 @@ def rfclip(
     behind = [*(entered.tokens for entered in (*ctx.history, ctx.input)[1:]), tokens]
     guide = torch.stack(behind).mean(0)
     near = cut_below(cosine(guide, block.prefix), cut).to(guide.dtype)
-    (first, attention), (second, _) = (decode(ctx, u, near) for u in (ctx.tokens, guide))
+    earlier = sum_of_self_attention(ctx)
+    (first, attention), (second, _) = (decode(block, u, near, earlier) for u in (ctx.tokens, guide))
     dense = torch.cat([tokens[:, : block.prefix], (first + second) / 2], dim=1)
     return replace(state, tokens=tokens, dense=dense, attention=attention)
 
 
-def decode(ctx: Context, tokens: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+def sum_of_self_attention(ctx: Context) -> Tensor | float:
+    """Sum of softmax(s k k^T) of all earlier blocks: (batch, heads, tokens, tokens), or 0."""
+    return sum((entered.attention("key", "key") for entered in ctx.history), 0.0)
+
+
+def decode(
+    block: Block, tokens: Tensor, near: Tensor, earlier: Tensor | float
+) -> tuple[Tensor, Tensor]:
     """o(c u) of the module's formula, (batch, patches, width), and A(c u) among patches.
 
     A(c u) is (batch, heads, patches, patches); rows lack the class token's share. ``tokens`` are u,
-    and ``near`` is c, (batch, patches, patches), not normalised.
+    ``near`` is c, (batch, patches, patches), not normalised, and ``earlier`` is
+    `sum_of_self_attention`.
     """
-    block, prefix = ctx.block, ctx.block.prefix
+    prefix = block.prefix
     inner = BlockInput(block, torch.cat([tokens[:, :prefix], near @ tokens[:, prefix:]], dim=1))
-    earlier = sum((entered.attention("key", "key") for entered in ctx.history), 0.0)
     weights = (earlier + inner.attention("key", "key")) / block.depth
     weights = weights[:, :, prefix:, prefix:]
     return block.output(weights, inner.projected("value")[:, :, prefix:]), weights

@@ -70,7 +70,7 @@ def repaired_everywhere(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[C
         behind = [e.tokens for e in windows.history[1:]] + [windows.state.tokens]
         guide = torch.stack(behind).mean(0)
         near = rfclip.cut_below(rfclip.cosine(guide), variant.config["cut"])
-        weights = rfclip.decode(ctx, guide, near)[1]
+        weights = rfclip.decode(ctx.block, guide, near, rfclip.sum_of_self_attention(ctx))[1]
         key = f"{one}__attn_rows_2"
         yield close(key, weights[0][:, rows], arrays[key], MAPS)
         flagged = [sinks(e, windows.grid, variant) for e in windows.history]
