@@ -143,7 +143,7 @@ def find(
         LabError: no image has an outlier.
     """
     detect = resolve(detect_layer, backbone.depth)
-    scores_of_images = []
+    total, count = torch.zeros(()), 0
     for image in images:
         activations, outliers = _activations(backbone, image, detect, threshold)
         if not bool(outliers.any()):
@@ -152,10 +152,10 @@ def find(
         if sparse:
             quiet = (activations < 0.5).float().mean(1) >= 0.5
             score = torch.where(quiet, score, 0.0)
-        scores_of_images.append(score)
-    if not scores_of_images:
+        total, count = total + score, count + 1
+    if not count:
         raise LabError(f"no image has a token with a norm above {threshold}")
-    mean = sum(scores_of_images, torch.zeros(())) / len(scores_of_images)
+    mean = total / count
     if highest_layer is not None:
         mean = mean[: resolve(highest_layer, backbone.depth) + 1]
     scores, index = mean.flatten().sort(descending=True, stable=True)
