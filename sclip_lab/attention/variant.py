@@ -380,10 +380,11 @@ def _maps(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[s
     """Map each parameter that is annotated `Map` and names a variant to that variant."""
     maps = {}
     for key, parameter in inspect.signature(function).parameters.items():
+        if not re.search(r"\bMap\b", str(parameter.annotation)):
+            continue
         value = parameters.get(key, parameter.default)
         missing = value in (inspect.Parameter.empty, "???")
-        names_one = not missing and (isinstance(value, str | Mapping) or callable(value))
-        if names_one and re.search(r"\bMap\b", str(parameter.annotation)):
+        if not missing and (isinstance(value, str | Mapping) or callable(value)):
             maps[key] = _map(key, value)
     return maps
 
