@@ -232,11 +232,7 @@ def _measure(words: dict[str, Any], what: Compute | Functions) -> Measure:
     return Measure(**{**words, "needs": tuple(words.get("needs", ()))}, **computed)
 
 
-# PyYAML's parser in C, where it is there: this is read at every start.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_WORDS = yaml.load(
-    resources.files(__package__).joinpath("measures.yaml").read_text("utf-8"), _LOADER
-)
+_WORDS = yaml.safe_load(resources.files(__package__).joinpath("measures.yaml").read_text("utf-8"))
 MEASURES = {name: _measure(_WORDS[name], what) for name, what in FUNCTIONS.items()}
 
 
