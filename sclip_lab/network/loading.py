@@ -304,16 +304,16 @@ def _from_memory(
         )
     if getattr(model, "visual", None) is None:
         return name, model, None
-    text, is_own = getattr(model, "text", model), True
+    text, is_own = getattr(model, "text", model), tokenizer is not None
     if tokenizer is None and getattr(text, "vocab_size", None) == 49408:
-        tokenizer, is_own = open_clip.SimpleTokenizer(context_length=text.context_length), False
+        tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
 
     def needed() -> Callable[..., Tensor]:
         if tokenizer is None:
             raise LabError(f"give tokenizer=, the function that makes tokens for {name}")
         return tokenizer
 
-    return name, model, Tokenizer(name, needed, is_own and tokenizer is not None)
+    return name, model, Tokenizer(name, needed, is_own)
 
 
 def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tags.Statistics:
