@@ -217,11 +217,11 @@ def load_backbone(
         if not load_weights(model, state_dict, source, name):
             backbone.tokenize = None
         if checkpoint is not None:
-            states_activation |= check_config(folder_of(Path(checkpoint)), backbone, name)
+            states_activation |= check_config(folder_of(Path(checkpoint)), backbone)
         if not states_activation:
             pretrained_tags.warn_of_activation(name, source)
     if layer_norm_eps is not None:
-        set_epsilon(getattr(model, "visual", model), layer_norm_eps)
+        set_epsilon(model, layer_norm_eps)
     check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
     if where == "in memory":
         backbone.to(device).model.eval()
