@@ -159,7 +159,7 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     if faults is not None and "faults" in accepted:
         parameters["faults"] = faults
     dataset = make(**parameters)
-    check_dataset(dataset, f"_target_ {config['_target_']}:")
+    check_dataset(dataset, f"_target_ {config['_target_']}")
     return Part(dataset, **part) if part else dataset
 
 

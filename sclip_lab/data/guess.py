@@ -74,7 +74,7 @@ def guess(folder: Path, target: Path | None = None) -> str:
     config = {"_target_": recognised.target, "name": target.stem, "root": str(folder.resolve())}
     config |= recognised.keys
     try:
-        _read_some(config)
+        dataset = _read_some(config)
     except LabError as error:
         if "mask_resize: nearest" not in str(error):
             raise
@@ -82,7 +82,7 @@ def guess(folder: Path, target: Path | None = None) -> str:
         recognised.comments.append(
             "masks have another size than their photos: the nearest id is taken"
         )
-    dataset = _read_some(config)
+        dataset = _read_some(config)
     size = f"{len(dataset)} photos, {dataset.vocabulary.num_classes} classes"
     lines = [f"# {folder.resolve().name}: {size}. Guessed from the files; please check:"]
     lines += [f"# - {comment}" for comment in recognised.comments]

@@ -78,7 +78,7 @@ def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
             runs = value
         region = coco.decode(runs)
         # If the runs end too soon, pycocotools leaves the pixels behind them uninitialised.
-        if not complete or int(region.sum()) != int(coco.area(runs)):
+        if not complete or np.count_nonzero(region) != int(coco.area(runs)):
             raise LabError(f"run lengths do not fill a photo of {width} x {height} pixels")
         return region.astype(bool)
     except LabError:

@@ -130,13 +130,13 @@ def load_timm_weights(
 
 
 def set_epsilon(model: Any, epsilon: float) -> None:
-    """Replace the epsilon of every layer norm of a module."""
-    for module in model.modules():
+    """Replace the epsilon of every layer norm of the image tower."""
+    for module in getattr(model, "visual", model).modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = epsilon
 
 
-def check_config(folder: Path, backbone: Backbone, name: str) -> bool:
+def check_config(folder: Path, backbone: Backbone) -> bool:
     """Compare the ``config.json`` of a folder in transformers' layout with a network, and take the
     epsilon of norms from it. Weights do not say epsilon, number of heads or activation.
 
@@ -152,7 +152,7 @@ def check_config(folder: Path, backbone: Backbone, name: str) -> bool:
     vision = config.get("vision_config", config)
     if not isinstance(vision, Mapping):
         return False
-    tower = backbone.tower
+    tower, name = backbone.tower, backbone.name
     heads, ours = vision.get("num_attention_heads"), tower.blocks[0].num_heads
     if heads is not None and heads != ours:
         raise LabError(f"{folder}: its config.json has {heads} heads in a block, {name} has {ours}")
@@ -166,7 +166,7 @@ def check_config(folder: Path, backbone: Backbone, name: str) -> bool:
             )
     epsilon = vision.get("layer_norm_eps")
     if isinstance(epsilon, float):
-        set_epsilon(getattr(backbone.model, "visual", backbone.model), epsilon)
+        set_epsilon(backbone.model, epsilon)
     return activation is not None
 
 

@@ -217,11 +217,11 @@ def load_backbone(
         if not load_weights(model, state_dict, source, name):
             backbone.tokenize = None
         if checkpoint is not None:
-            states_activation |= check_config(folder_of(Path(checkpoint)), backbone, name)
+            states_activation |= check_config(folder_of(Path(checkpoint)), backbone)
         if not states_activation:
             pretrained_tags.warn_of_activation(name, source)
     if layer_norm_eps is not None:
-        set_epsilon(getattr(model, "visual", model), layer_norm_eps)
+        set_epsilon(model, layer_norm_eps)
     check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
     if where == "in memory":
         backbone.to(device).model.eval()
@@ -304,16 +304,16 @@ def _from_memory(
         )
     if getattr(model, "visual", None) is None:
         return name, model, None
-    text, is_own = getattr(model, "text", model), True
+    text, is_own = getattr(model, "text", model), tokenizer is not None
     if tokenizer is None and getattr(text, "vocab_size", None) == 49408:
-        tokenizer, is_own = open_clip.SimpleTokenizer(context_length=text.context_length), False
+        tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
 
     def needed() -> Callable[..., Tensor]:
         if tokenizer is None:
             raise LabError(f"give tokenizer=, the function that makes tokens for {name}")
         return tokenizer
 
-    return name, model, Tokenizer(name, needed, is_own and tokenizer is not None)
+    return name, model, Tokenizer(name, needed, is_own)
 
 
 def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tags.Statistics:

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -57,7 +57,8 @@ def rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure operations a second in products of ``SHAPES``. The best of several rounds counts, so
     that the first, in which weights are laid out, does not."""
     best = 0.0
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    is_gpu = device.type == "cuda"
+    wait = partial(torch.cuda.synchronize, device) if is_gpu else lambda: None
     for rows, inner, columns in SHAPES:
         x = torch.randn(rows, inner, device=device).to(dtype)
         weight, layer = torch.randn(columns, inner, device=device).to(dtype), Linear()

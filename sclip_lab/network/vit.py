@@ -114,7 +114,7 @@ def load_vit(
         },
     )
     if checkpoint is not None:
-        check_config(folder_of(Path(checkpoint)), backbone, name)
+        check_config(folder_of(Path(checkpoint)), backbone)
     return prepared(backbone, precision, device)
 
 

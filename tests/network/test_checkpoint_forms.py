@@ -549,14 +549,14 @@ CLIP_PARTS = {
 }
 
 
-def test_clip_of_transformers(tmp_path: Path) -> None:
+def tiny_clip(**vision: Any) -> tuple[Any, dict[str, Any]]:
+    """A CLIP of transformers, and the same architecture in open_clip's words."""
     transformers = pytest.importorskip("transformers", reason="an optional package")
     text = {**CLIP_PARTS, "vocab_size": 49408, "eos_token_id": 49407, "bos_token_id": 49406}
-    vision = {**CLIP_PARTS, "image_size": 64, "patch_size": 16}
+    vision = {**CLIP_PARTS, "image_size": 64, "patch_size": 16, **vision}
     model = transformers.CLIPModel(
         transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=48)
-    ).eval()
-    model.save_pretrained(tmp_path / "folder", max_shard_size="2MB")
+    )
     sizes = {"width": 64, "layers": 2}
     architecture = {
         "embed_dim": 48,
@@ -564,6 +564,12 @@ def test_clip_of_transformers(tmp_path: Path) -> None:
         "vision_cfg": {"image_size": 64, "patch_size": 16, "head_width": 32, **sizes},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 2, **sizes},
     }
+    return model.eval(), architecture
+
+
+def test_clip_of_transformers(tmp_path: Path) -> None:
+    model, architecture = tiny_clip()
+    model.save_pretrained(tmp_path / "folder", max_shard_size="2MB")
     backbone = load_backbone(
         architecture=architecture, checkpoint=tmp_path / "folder", device="cpu"
     )
@@ -664,8 +670,8 @@ def test_statistics_of_a_users_own_timm_weights(
 def test_the_epsilon_of_a_folder_counts_in_every_norm(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="an optional package")
     torch.manual_seed(0)
-    parts = {**CLIP_PARTS, "image_size": 64, "patch_size": 16, "layer_norm_eps": 1e-2}
     if kind == "ViTModel":
+        parts = {**CLIP_PARTS, "image_size": 64, "patch_size": 16, "layer_norm_eps": 1e-2}
         model = transformers.ViTModel(transformers.ViTConfig(**parts), add_pooling_layer=False)
         model.eval().save_pretrained(tmp_path)
         backbone = load_vit(
@@ -674,18 +680,8 @@ def test_the_epsilon_of_a_folder_counts_in_every_norm(kind: str, tmp_path: Path)
         )  # fmt: skip
         expected = model(images()).last_hidden_state[:, 0]
     else:
-        text = {**CLIP_PARTS, "vocab_size": 49408, "eos_token_id": 49407, "bos_token_id": 49406}
-        model = transformers.CLIPModel(
-            transformers.CLIPConfig(text_config=text, vision_config=parts, projection_dim=48)
-        )
-        model.eval().save_pretrained(tmp_path)
-        sizes = {"width": 64, "layers": 2}
-        architecture = {
-            "embed_dim": 48,
-            "quick_gelu": True,
-            "vision_cfg": {"image_size": 64, "patch_size": 16, "head_width": 32, **sizes},
-            "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 2, **sizes},
-        }
+        model, architecture = tiny_clip(layer_norm_eps=1e-2)
+        model.save_pretrained(tmp_path)
         backbone = load_backbone(architecture=architecture, checkpoint=tmp_path, device="cpu")
         vision = model.vision_model(images()).pooler_output
         expected = model.visual_projection(vision)

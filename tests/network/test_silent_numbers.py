@@ -23,6 +23,7 @@ from sclip_lab.network.loading import load_backbone, seeded
 from tests import toy
 from tests.conftest import ARCHITECTURE
 from tests.network.small_networks import (
+    TEXT,
     own_features,
     photos,
     publish,
@@ -191,14 +192,11 @@ class TestMaps:
             lab.attention_maps(backbone, photos(backbone)[0], "cas")
 
 
-SMALL_TEXT = {"layers": 1, "width": 64, "heads": 2}
-
-
 def small_clip(vision: dict[str, Any] | None = None) -> Any:
     """Two blocks of open_clip's, random, always the same."""
     sizes = {"layers": 2, "width": 64, "image_size": 32, "patch_size": 16}
     with seeded(0):
-        return open_clip.CLIP(8, vision or sizes, SMALL_TEXT)
+        return open_clip.CLIP(8, vision or sizes, TEXT)
 
 
 def in_memory(model: Any, **options: Any) -> Backbone:
@@ -244,11 +242,9 @@ class TestInMemory:
 
     def test_what_weights_do_not_show_is_refused(self) -> None:
         """A patched block, a hook and an adapter change the model, but none of its weights."""
-        sizes = {"layers": 2, "width": 64, "image_size": 32, "patch_size": 16}
-        text = {"layers": 1, "width": 64, "heads": 2}
 
         def load(change: Callable[[Any], Any]) -> Backbone:
-            model = open_clip.CLIP(8, sizes, text)
+            model = small_clip()
             change(model.visual.transformer.resblocks[0])
             wrapped = torch.nn.DataParallel(model)
             return lab.load_backbone(model=wrapped, mean=[0] * 3, std=[1] * 3, device="cpu")
@@ -264,7 +260,7 @@ class TestInMemory:
         ):
             with pytest.raises(LabError, match="computes something else than its weights say"):
                 load(change)
-        model = open_clip.CLIP(8, sizes, text)
+        model = small_clip()
         for options, says in (
             ({"model": model, "quick_gelu": True}, "leave quick_gelu"),
             ({"model": model, "preprocess": print}, "no step with mean and std"),
@@ -289,7 +285,7 @@ class TestInMemory:
         sizes = {"layers": 2, "width": 64, "image_size": [32, 16], "patch_size": 16}
         hooked = small_clip(vision=sizes)
         hooked.visual.transformer.resblocks[-1].register_forward_hook(triple)
-        for model in (hooked, Adapted(8, sizes, SMALL_TEXT)):
+        for model in (hooked, Adapted(8, sizes, TEXT)):
             with pytest.raises(LabError, match="computes something else than its weights say"):
                 in_memory(model)
 
