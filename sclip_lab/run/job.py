@@ -389,7 +389,7 @@ def _evaluate(
     by_words = {spec.vocabulary.key: spec for spec in specs if spec.backbone.name == embedded}
     for spec in by_words.values():
         if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
-            log.warning("%s: %s", spec.dataset.name, warning)
+            log.warning("%s: warning: %s", spec.dataset.name, warning)
     store, observers = Store(config.paths.store), observers_of(config)
     with _usual_garbage_collection():
         df = evaluate(
