@@ -122,7 +122,8 @@ def evaluate(
             backbone, dataset = as_backbone(backbone), as_dataset(dataset)
             each = Spec(each, backbone, protocol, dataset)
         cells.append(each)
-    for cell in {cell.vocabulary.key: cell for cell in cells}.values():
+    by_words = {(cell.backbone.name, cell.vocabulary.key): cell for cell in cells}
+    for cell in by_words.values():
         warn_of_words(cell.backbone.name, cell.vocabulary.queries)
     choices = list(inspect.signature(loop.evaluate).parameters)[2:]
     for option in options:

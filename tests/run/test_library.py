@@ -167,6 +167,15 @@ def test_words_that_the_embedded_network_never_saw_are_doubtful(tmp_path: Path) 
         lab.evaluate("csa", tmp_path, backbone=network, dataset=own(tmp_path), progress=False)
 
 
+def test_another_network_on_the_same_words_hides_no_warning(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    data = own(tmp_path)
+    cells = [lab.Spec("csa", each, dataset=data) for each in ("patchwork_vit", backbone)]
+    with pytest.warns(UserWarning, match="knows 16 words, not cat"):
+        lab.evaluate(cells, tmp_path, progress=False)
+
+
 def own(root: Path) -> Folder:
     for folder, pixels in (("images", PHOTO), ("masks", PHOTO[..., 0] % 2)):
         (root / folder).mkdir()
