@@ -175,7 +175,8 @@ def _batch(images: Any) -> Tensor:
         images = as_image(images)
     if isinstance(images, list | tuple):
         batches = [_batch(each) for each in images]
-        if len({(each.shape[1:], each.dtype) for each in batches}) != 1:
+        kinds = {(each.shape[1:], each.dtype) for each in batches}
+        if len(kinds) != 1 or batches[0].ndim == 0:
             raise LabError("a list of images must hold images of one size and type")
         return torch.cat(batches)
     try:

@@ -101,6 +101,8 @@ def test_evaluate_takes_names(tmp_path: Path) -> None:
         (lambda b: lab.results.load(None), "path: None must be text or a Path"),
         (lambda b: lab.explore(3, ["a"], backbone=b), "give a file, a PIL image"),
         (lambda b: lab.explore(PHOTO, ["a"], backbone=b, max_patches=0), "max_patches 0 must be"),
+        (lambda b: lab.explore(PHOTO, ["a"], backbone=b, max_patches=None), "max_patches: None"),
+        (lambda b: lab.dense_features(b, [1, 2], "csa"), "must hold images of one size"),
         (lambda b: lab.segment(b, PHOTO[:0], NAMES), "shape (0, 64, 3)"),
         (lambda b: lab.segment(b, PHOTO, "cat"), "unknown vocabulary 'cat'"),
         (lambda b: lab.segment(b, PHOTO, ["0: cat", "dog"]), "without its number"),
