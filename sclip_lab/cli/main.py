@@ -12,7 +12,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any
 
 from sclip_lab.core import signals
@@ -73,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words and words[0] in COMMANDS else None
     if name is None:
+        from importlib import metadata  # 20 ms, which a completion need not wait for
+
         parser = argparse.ArgumentParser(
             prog="sclip-lab",
             description="A laboratory for training-free attention variants of CLIP.",

@@ -287,13 +287,13 @@ def bind(
             + (f" (the library passes only the arguments of a {kind})" if kind else "")
         )
     check_arguments(function, values)
-    for name, value in values.items():
-        of_yaml = all(isinstance(leaf, _OF_YAML) for _, leaf in leaves(plain(value)))
-        if kind is not None and not of_yaml:
+    for name, given in values.items():
+        value = plain(given)
+        if kind is not None and not all(isinstance(leaf, _OF_YAML) for _, leaf in leaves(value)):
             raise LabError(
-                f"{name}: {shown(value)} cannot stand in a yaml; use numbers, text or lists"
+                f"{name}: {shown(given)} cannot stand in a yaml; use numbers, text or lists"
             )
-        values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
+        values[name] = _one_form(value, str(open_parameters[name].annotation))
     if kind is not None and not _within(str(function.__module__), [PACKAGE]):
         from sclip_lab.core.shared import guarded  # torch takes seconds, a listing needs none
 

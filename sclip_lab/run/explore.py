@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sclip_lab.core.errors import LabError, about
-from sclip_lab.core.values import check_count
+from sclip_lab.core.values import check, within
 from sclip_lab.run.known_words import EMBEDDED, usual_dataset
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def explore(
     from sclip_lab.report.explorer.maps import look
     from sclip_lab.run.library import as_backbone, as_protocol, as_variant
 
-    check_count("max_patches", max_patches)
+    check("max_patches", max_patches, int)
+    within("max_patches", max_patches, 1)
     backbone = as_backbone(backbone)
     protocol = as_protocol(protocol, usual_dataset(backbone.name))
     if names is None:

@@ -122,7 +122,8 @@ def compute(
         jobs.setdefault(together, []).append((index, spec))
     for members in jobs.values():
         config = configs[members[0][0]]
-        if OmegaConf.select(config, "hydra.sweep.dir") is not None:  # else the launcher does
+        # A launcher of jobs, which passes ``failed``, has noted the sweep; a shard is no sweep.
+        if failed is None and OmegaConf.select(config, "hydra.sweep.dir") is not None:
             note_sweep([spec for _, spec in members], config)
         _compute_together(configs, members, failures)
     for config, failure in zip(configs, failures, strict=True):
@@ -388,7 +389,7 @@ def _evaluate(
     by_words = {spec.vocabulary.key: spec for spec in specs if spec.backbone.name == embedded}
     for spec in by_words.values():
         if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
-            log.warning("%s: %s", spec.dataset.name, warning)
+            log.warning("%s: warning: %s", spec.dataset.name, warning)
     store, observers = Store(config.paths.store), observers_of(config)
     with _usual_garbage_collection():
         df = evaluate(

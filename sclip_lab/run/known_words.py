@@ -30,7 +30,7 @@ def strange_words(names: Sequence[str], remedy: str) -> str | None:
         return None
     listed = ", ".join(strange[:NAMED]) + (", ..." if len(strange) > NAMED else "")
     return (
-        f"warning: {EMBEDDED} knows {len(vocabulary)} words, not {listed}: answers for those mean "
+        f"{EMBEDDED} knows {len(vocabulary)} words, not {listed}: answers for those mean "
         f"nothing. It knows {', '.join(vocabulary)}; {remedy} is CLIP"
     )
 
@@ -39,11 +39,11 @@ def warn_of_words(backbone: str, names: Sequence[str]) -> None:
     """Warn a script of words that the embedded network does not know; others know any word."""
     remedy = "ViT-B-16-quickgelu with pretrained=openai"
     if backbone == EMBEDDED and (warning := strange_words(names, remedy)):
-        warnings.warn(warning.removeprefix("warning: "), stacklevel=3)
+        warnings.warn(warning, stacklevel=3)
 
 
 def warn(names: Sequence[str]) -> None:
     """Print the warning for a command that has the option --backbone."""
     warning = strange_words(names, "--backbone ViT-B-16-quickgelu --pretrained openai")
     if warning:
-        print(warning, file=sys.stderr)
+        print(f"warning: {warning}", file=sys.stderr)

@@ -8,6 +8,7 @@ with its output directory, configuration, log and return value, and reports its 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -120,7 +121,6 @@ class JobsLauncher(FusedLauncher):
             specs = self.specs(configs)
             if not specs:
                 return self.finished(configs, specs, {})
-            job.note_sweep(list(specs.values()), configs[0])
         keys = [specs[number].key if number in specs else None for number in range(len(configs))]
         task = partial(compute_shard, [_resolved(c) for c in configs], keys, self.shards)
         failed: dict[int, str] = {}
@@ -128,7 +128,8 @@ class JobsLauncher(FusedLauncher):
             failed |= part
         if self.finish == "here":
             return self.finished(configs, specs, failed)
-        last = partial(_launch, self, job_overrides, initial_job_idx, Singleton.get_state(), failed)
+        state = Singleton.get_state()
+        last = partial(_launch, self, job_overrides, initial_job_idx, state, sys.argv, failed)
         names, returns = jobs.run(last, 1, self.folder, resources)[0]
         if names:
             df = results.load(configs[0].paths.store, list(names), partial=True, names=names)
@@ -136,7 +137,8 @@ class JobsLauncher(FusedLauncher):
         return returns
 
     def specs(self, configs: Sequence[DictConfig]) -> dict[int, Spec]:
-        """The spec of each valid job by the job's place; invalid jobs are logged.
+        """The spec of each valid job by the job's place; invalid jobs are logged, and the sweep of
+        the valid ones is noted in the store.
 
         Raises:
             LabError: more shards than images, or jobs with GPUs from a machine without one.
@@ -159,6 +161,8 @@ class JobsLauncher(FusedLauncher):
                 "here is the CPU, and numbers are stored by kind of device; "
                 "hydra.launcher.finish=job reads them where they were made"
             )
+        if specs:
+            job.note_sweep(list(specs.values()), configs[0])
         return specs
 
     def finished(
@@ -225,12 +229,14 @@ def _launch(
     job_overrides: Sequence[Sequence[str]],
     initial_job_idx: int,
     state: Any,
+    argv: list[str],
     failed: Mapping[int, str],
     index: int,
 ) -> tuple[dict[str, dict[str, str]], Sequence[JobReturn]]:
     """Run Hydra's jobs within a submitted job; return the cells' names by key, and the jobs'
     results."""
     Singleton.set_state(state)  # Hydra's, of the launching process
+    sys.argv = argv  # of the launching process too: the command that the store notes
     setup_globals()
     configs = launcher.compose(job_overrides, initial_job_idx)
     specs = launcher.specs(configs)

@@ -122,7 +122,8 @@ def evaluate(
             backbone, dataset = as_backbone(backbone), as_dataset(dataset)
             each = Spec(each, backbone, protocol, dataset)
         cells.append(each)
-    for cell in {cell.vocabulary.key: cell for cell in cells}.values():
+    by_words = {(cell.backbone.name, cell.vocabulary.key): cell for cell in cells}
+    for cell in by_words.values():
         warn_of_words(cell.backbone.name, cell.vocabulary.queries)
     choices = list(inspect.signature(loop.evaluate).parameters)[2:]
     for option in options:
@@ -174,7 +175,8 @@ def _batch(images: Any) -> Tensor:
         images = as_image(images)
     if isinstance(images, list | tuple):
         batches = [_batch(each) for each in images]
-        if len({(each.shape[1:], each.dtype) for each in batches}) != 1:
+        kinds = {(each.shape[1:], each.dtype) for each in batches}
+        if len(kinds) != 1 or batches[0].ndim == 0:
             raise LabError("a list of images must hold images of one size and type")
         return torch.cat(batches)
     try:

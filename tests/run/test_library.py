@@ -101,6 +101,8 @@ def test_evaluate_takes_names(tmp_path: Path) -> None:
         (lambda b: lab.results.load(None), "path: None must be text or a Path"),
         (lambda b: lab.explore(3, ["a"], backbone=b), "give a file, a PIL image"),
         (lambda b: lab.explore(PHOTO, ["a"], backbone=b, max_patches=0), "max_patches 0 must be"),
+        (lambda b: lab.explore(PHOTO, ["a"], backbone=b, max_patches=None), "max_patches: None"),
+        (lambda b: lab.dense_features(b, [1, 2], "csa"), "must hold images of one size"),
         (lambda b: lab.segment(b, PHOTO[:0], NAMES), "shape (0, 64, 3)"),
         (lambda b: lab.segment(b, PHOTO, "cat"), "unknown vocabulary 'cat'"),
         (lambda b: lab.segment(b, PHOTO, ["0: cat", "dog"]), "without its number"),
@@ -165,6 +167,15 @@ def test_words_that_the_embedded_network_never_saw_are_doubtful(tmp_path: Path) 
         lab.segment(network, PHOTO, ["stripes", "cat"])
     with pytest.warns(UserWarning, match="knows 16 words, not "):
         lab.evaluate("csa", tmp_path, backbone=network, dataset=own(tmp_path), progress=False)
+
+
+def test_another_network_on_the_same_words_hides_no_warning(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    data = own(tmp_path)
+    cells = [lab.Spec("csa", each, dataset=data) for each in ("patchwork_vit", backbone)]
+    with pytest.warns(UserWarning, match="knows 16 words, not cat"):
+        lab.evaluate(cells, tmp_path, progress=False)
 
 
 def own(root: Path) -> Folder:

@@ -18,6 +18,7 @@ import pytest
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.evaluation import recorder
+from sclip_lab.results.store import sweeps
 from sclip_lab.results.store.store import Store
 from sclip_lab.run import jobs, launcher
 from tests import slurm
@@ -82,6 +83,14 @@ def test_a_bad_job_does_not_stop_the_others(tmp_path: Path, finish: str) -> None
     assert outcome.out.count("left out of the") == 3  # by each shard, and once by the launcher
     stored = sorted(p.parent.name for p in tmp_path.glob("sweep/*/result.json"))
     assert stored == ["0", "2"]
+
+
+@pytest.mark.parametrize("finish", ["here", "job"])
+def test_a_sweep_is_noted_once(tmp_path: Path, finish: str) -> None:
+    succeed(tmp_path, *SWEEP, *DEBUG, f"hydra.launcher.finish={finish}")
+    [sweep] = sweeps.read(tmp_path / "store").values()
+    assert len(sweep["cells"]) == 2
+    assert sweep["first"] == sweep["last"]
 
 
 def test_a_pass_that_stops_is_an_error_and_the_others_stay(
@@ -179,6 +188,16 @@ def test_local_processes(tmp_path: Path, fused: pd.DataFrame) -> None:
     check(outcome, tmp_path, fused)
     assert len(list((tmp_path / "sweep/submitit").glob("*_result.pkl"))) == 2
     assert len(list(tmp_path.glob("store/text/*"))) == 1
+
+
+@pytest.mark.slow
+def test_the_last_job_notes_the_command_that_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sclip-lab", "evaluate", *SWEEP])
+    succeed(tmp_path, *SWEEP, "hydra/launcher=local_jobs", "hydra.launcher.finish=job")
+    [sweep] = sweeps.read(tmp_path / "store").values()
+    assert sweep["command"] == " ".join(["sclip-lab", "evaluate", *SWEEP])
 
 
 @pytest.mark.slow
