@@ -218,3 +218,5 @@ def test_one_key_may_be_a_text(store: Path) -> None:
     df = results.load(store)
     key = df["spec"].iloc[0]
     assert list(results.load(store, key)["spec"].unique()) == [key]
+    assert [record["key"][: len(key)] for record in results.records(store, key)] == [key]
+    assert results.diagnostics(store, key).empty
