@@ -98,8 +98,9 @@ def by_backbone(
     spec of each name; a name without a spec is left out."""
     grid = {}
     for backbone in evidence.df["backbone"].astype(str).unique():
-        part = evidence.only(backbone=backbone)
-        of_backbone = {name: spec(part, **fixed) for name, fixed in cells.items()}
+        of_backbone = {
+            name: spec(evidence, backbone=backbone, **fixed) for name, fixed in cells.items()
+        }
         grid[backbone] = {name: key for name, key in of_backbone.items() if key}
     return grid
 

@@ -64,7 +64,8 @@ def select(
             {**facts.loc[record["key"]], **cell}
             for record in results.records(store, keys)
             for cell in ([names[record["key"]]] if names else [record["names"], *record["also"]])
-        ]
+        ],
+        columns=facts.columns,
     )
     for column, patterns in where.items():
         if column not in table:

@@ -198,7 +198,8 @@ def test_tables_that_would_give_a_wrong_score_are_refused(store: Path) -> None:
         (df.rename(columns={"attention": "variant"}), "none, or several, of attention"),
         (pd.concat([df, df[["pixels"]]], axis=1), "none, or several, of pixels"),
     ):
-        for call in (results.summary, results.miou, results.iou, results.bootstrap):
+        for call in (results.summary, results.miou, results.iou, results.bootstrap,
+                     results.mean_over_datasets, results.ranks):  # fmt: skip
             with pytest.raises(LabError, match=says):
                 call(table)
 
@@ -208,9 +209,14 @@ def test_a_table_without_its_attributes_is_doubtful(store: Path) -> None:
     df.attrs = {}
     with pytest.warns(UserWarning, match=r"has lost df.attrs .*splits and oracles"):
         results.differences(df, "csa")
+    with pytest.warns(UserWarning, match="has lost df.attrs") as caught:
+        results.summary(df)
+    assert len(caught) == 1
 
 
 def test_one_key_may_be_a_text(store: Path) -> None:
     df = results.load(store)
     key = df["spec"].iloc[0]
     assert list(results.load(store, key)["spec"].unique()) == [key]
+    assert [record["key"][: len(key)] for record in results.records(store, key)] == [key]
+    assert results.diagnostics(store, key).empty

@@ -21,7 +21,7 @@ from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Design, Sample, Scored, score
 from sclip_lab.results.statistics.uncertainty import check, not_beaten, samples
 from sclip_lab.results.table.choices import Choice, choose, names
-from sclip_lab.results.table.scores import methods_only, spec_rows
+from sclip_lab.results.table.scores import check_rows, methods_only, spec_rows
 
 VARIANT = ["attention", "backbone", "protocol"]
 COLLECTIONS = (
@@ -64,6 +64,7 @@ class Together:
         apart: Collection[str] = (),
         shared: Shared = (),
     ) -> None:
+        check_rows(df)
         df = methods_only(df)
         self.datasets = [str(name) for name in df["dataset"].unique()]
         for name in (*apart, *(name for group in shared for name in group)):

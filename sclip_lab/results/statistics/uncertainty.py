@@ -22,7 +22,7 @@ from sclip_lab.results.table.scores import (
     STATISTICS,
     check_rows,
     is_oracle,
-    pixel_accuracy,
+    per_group,
     spec_rows,
     totals_of,
 )
@@ -82,9 +82,9 @@ def summary(
         ``attrs``: level, and floors {data set: {name: score}}, see `floors.floors`.
     """
     check("miou", n, level)
-    check_rows(df)
-    facts, oracles = {}, set(df.attrs.get("oracles", ()))
+    facts = {}
     for group in resampled(df, "miou", n, seed) if groups is None else groups:
+        oracles = df.attrs.get("oracles", ())  # after `resampled` has checked that df has attrs
         ranked = {spec: scored for spec, scored in group.items() if spec not in oracles}
         unbeaten = dict(zip(ranked, not_beaten(list(ranked.values()), level), strict=True))
         for spec, scored in group.items():
@@ -92,7 +92,7 @@ def summary(
     table = spec_rows(df)
     rows = [facts[spec] for spec in table["spec"]]
     scores = pd.DataFrame(rows, columns=["miou", "low", "high", "unbeaten"])
-    scores["pixel_accuracy"] = pixel_accuracy(df).to_numpy()
+    scores["pixel_accuracy"] = per_group(df, "spec", "pixel_accuracy").to_numpy()
     images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     scores["images"] = images.to_numpy()
     scores["oracle"] = is_oracle(table).to_numpy()

@@ -42,7 +42,7 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
     if not paths:
         raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
     if keys is not None:
-        paths = {key: paths[key] for key in [_match_key(key, list(paths)) for key in keys]}
+        paths = {key: paths[key] for key in _match_keys(keys, list(paths))}
     loaded, damaged = [], []
     for file in paths.values():
         try:
@@ -102,7 +102,6 @@ def load(
         "oracle", and they are in no ranking.
     """
     check("path", path, str | Path)
-    keys = [keys] if isinstance(keys, str) else keys
     specs, frames, unfinished = [], [], []
     if Path(path).is_file():
         counted, damaged = _exported(Path(path), keys), list[str]()
@@ -248,6 +247,11 @@ def specs(path: str | Path) -> pd.DataFrame:
     return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
 
 
+def _match_keys(wanted: Sequence[str], keys: list[str]) -> list[str]:
+    """The one of ``keys`` that each of the wanted begins; one key may be a text by itself."""
+    return [_match_key(key, keys) for key in ([wanted] if isinstance(wanted, str) else wanted)]
+
+
 def _match_key(key: str, keys: list[str]) -> str:
     matches = [name for name in keys if key and name.startswith(key)]
     if len(matches) > 1 and key not in matches:
@@ -283,7 +287,7 @@ def _exported(path: Path, keys: Sequence[str] | None) -> list[Rows]:
         raise files.Damaged(table, f"is not the table that {about.name} belongs to")
     rows = pd.read_parquet(io.BytesIO(content))
     by_key = {record["key"]: record for record in described["cells"]}
-    chosen = by_key if keys is None else [_match_key(key, list(by_key)) for key in keys]
+    chosen = by_key if keys is None else _match_keys(keys, list(by_key))
     parts = [rows[rows["spec"] == key[:SHORT]].assign(file=0) for key in chosen]
     return [
         (by_key[key], _in_order(part, by_key[key], COUNTS))

@@ -77,12 +77,14 @@ def miou(df: pd.DataFrame, by: str | list[str] = "spec") -> pd.Series:
     Raises:
         LabError: if a group mixes specs, whose pixels must not be summed.
     """
-    return _score(df, by, "miou")
+    check_rows(df)
+    return per_group(df, by, "miou")
 
 
 def pixel_accuracy(df: pd.DataFrame, by: str | list[str] = "spec") -> pd.Series:
     """Share of the counted pixels that is right, per group; see `miou`."""
-    return _score(df, by, "pixel_accuracy")
+    check_rows(df)
+    return per_group(df, by, "pixel_accuracy")
 
 
 def iou(df: pd.DataFrame) -> pd.DataFrame:
@@ -99,8 +101,8 @@ def iou(df: pd.DataFrame) -> pd.DataFrame:
     return specs.merge(pd.concat(tables), on="spec")
 
 
-def _score(df: pd.DataFrame, by: str | list[str], statistic: str) -> pd.Series:
-    check_rows(df)
+def per_group(df: pd.DataFrame, by: str | list[str], statistic: str) -> pd.Series:
+    """One of `STATISTICS` per group of rows that `check_rows` has let pass; see `miou`."""
     missing = [name for name in ([by] if isinstance(by, str) else by) if name not in df]
     if missing:
         raise unknown("column", missing[0], map(str, df.columns))
