@@ -287,11 +287,11 @@ def bind(
             + (f" (the library passes only the arguments of a {kind})" if kind else "")
         )
     check_arguments(function, values)
-    for name, given in values.items():
-        value = plain(given)
+    for name, argument in values.items():
+        value = plain(argument)
         if kind is not None and not all(isinstance(leaf, _OF_YAML) for _, leaf in leaves(value)):
             raise LabError(
-                f"{name}: {shown(given)} cannot stand in a yaml; use numbers, text or lists"
+                f"{name}: {shown(argument)} cannot stand in a yaml; use numbers, text or lists"
             )
         values[name] = _one_form(value, str(open_parameters[name].annotation))
     if kind is not None and not _within(str(function.__module__), [PACKAGE]):

@@ -247,9 +247,11 @@ def specs(path: str | Path) -> pd.DataFrame:
     return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
 
 
-def _match_keys(wanted: Sequence[str], keys: list[str]) -> list[str]:
-    """The one of ``keys`` that each of the wanted begins; one key may be a text by itself."""
-    return [_match_key(key, keys) for key in ([wanted] if isinstance(wanted, str) else wanted)]
+def _match_keys(requested: Sequence[str], keys: list[str]) -> list[str]:
+    """The one of ``keys`` that each of the requested begins; one key may be a text by itself."""
+    return [
+        _match_key(key, keys) for key in ([requested] if isinstance(requested, str) else requested)
+    ]
 
 
 def _match_key(key: str, keys: list[str]) -> str:
