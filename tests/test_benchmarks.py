@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import compared, costs, memory, methods, reference, report, tasks
+from benchmarks import compared, costs, kernels, memory, methods, reference, report, tasks
 from sclip_lab.config.registry import load_attention, load_backbone, load_dataset, load_protocol
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
@@ -108,6 +108,12 @@ def test_both_sides_are_compared_in_one_run(backbone: Backbone) -> None:
     [line] = report.lines({"sweep12_fp32": sides.ratios()["sweep_fp32"]})
     assert line.startswith("sweep12_fp32")
     assert "n=2" in line
+
+
+def test_a_further_photo_is_copied_to_a_gpu_once_and_waits_for_nothing() -> None:
+    two, three = (kernels.count(images, 30, 1) for images in (2, 3))
+    assert three["transfers"] - two["transfers"] == 1
+    assert two["waits"] == three["waits"] <= 2
 
 
 def test_counted_operations_by_hand() -> None:

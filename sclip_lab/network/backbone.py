@@ -69,6 +69,7 @@ class Backbone:
                 f"backbone {self.name}: mean {self.mean} and std {self.std} are not those of "
                 "pixels in 0 .. 255; those of pixels in 0 .. 1 times 255 are"
             )
+        self._statistics: dict[Any, list[Tensor]] = {}
         self.tower = tower.find(self.name, self.model)
         self.blocks, self.depth = self.tower.blocks, len(self.tower.blocks)
         self.has_class_token = self.tower.has_class_token
@@ -146,10 +147,14 @@ class Backbone:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise (batch, 3, height, width) RGB in 0 .. 255 to the network's input, float32."""
-        mean, std = (
-            torch.tensor(values, device=images.device).view(-1, 1, 1)
-            for values in (self.mean, self.std)
-        )
+        key = images.device, self.mean, self.std
+        if key not in self._statistics:  # a GPU waits for each copy, so they are copied once
+            with torch.inference_mode(False):
+                self._statistics[key] = [
+                    torch.tensor(values, device=images.device).view(-1, 1, 1)
+                    for values in (self.mean, self.std)
+                ]
+        mean, std = self._statistics[key]
         return (images.float() - mean) / std
 
     @torch.inference_mode()
