@@ -89,7 +89,8 @@ def test_weights_from_a_file_at_another_grid(tmp_path: Path) -> None:
     weights["backbone.mask_token"] = torch.zeros(1, 32)
     save_file(weights, tmp_path / "other.safetensors")
     loaded = guide(checkpoint=str(tmp_path / "other.safetensors"))
-    assert torch.equal(loaded.network.model.blocks[1].attn.qkv.weight, first.blocks[1].attn.qkv.weight)
+    weight = loaded.network.model.blocks[1].attn.qkv.weight
+    assert torch.equal(weight, first.blocks[1].attn.qkv.weight)
     assert loaded.network.model.pos_embed.shape == (1, 197, 32)
     assert loaded.key != guide().key
     del weights["backbone.blocks.1.norm1.weight"]
