@@ -16,8 +16,7 @@ from PIL import Image
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
-from sclip_lab.data.decode import read_text
-from sclip_lab.data.paths import below
+from sclip_lab.data.decode import below, read_text
 
 
 def remap(raw: np.ndarray, table: Mapping[int, int], source: object) -> np.ndarray:
