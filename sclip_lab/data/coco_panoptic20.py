@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.conversion import remap, save_mask
 from sclip_lab.data.decode import below, read_image, regular_file
 from sclip_lab.data.digests import sha256
+from sclip_lab.data.prepare import remap, save_mask
 
 PACKAGE, VERSION, BACKEND = "labelbox", "7.17.0", "hatchling.build"
 SHA256 = "0714b355a4398d4d2fc6be54e9989331c3cedf0dc79ddd378514ecfd72894752"

@@ -167,7 +167,13 @@ def load_backbone(
             if state_dict is None:
                 raise LabError("name an architecture, for example ViT-B-16-quickgelu")
             if not is_openai:
-                raise _unnamed(state_dict, source)
+                fitting = fitting_names(state_dict)
+                names = f" Its shapes fit {', '.join(fitting)}." if fitting else ""
+                raise LabError(
+                    f"{source}: name the architecture, as in backbone=ViT-B-16. Only OpenAI's own "
+                    "files go without one: weights do not say how wide heads are, nor their "
+                    f"activation.{names}"
+                )
             architecture = infer_architecture(state_dict)
             quick_gelu, states_activation = quick_gelu in (None, True), True
         elif is_openai or (architecture is None and "model_cfg" in notes):
@@ -233,17 +239,6 @@ def prepared(backbone: Backbone, precision: Precision, device: str) -> Backbone:
     where = {"precision": precision, "device": torch.device(device).type}
     backbone.description = {**backbone.description, **where}
     return backbone
-
-
-def _unnamed(state_dict: Mapping[str, Any], source: str) -> LabError:
-    """Return the error for weights without a name, which do not say how wide heads are and which
-    activation they need."""
-    fitting = fitting_names(state_dict)
-    names = f" Its shapes fit {', '.join(fitting)}." if fitting else ""
-    return LabError(
-        f"{source}: name the architecture, as in backbone=ViT-B-16. Only OpenAI's own files go "
-        f"without one: weights do not say how wide heads are, nor their activation.{names}"
-    )
 
 
 def check_options(prefix: str = "", **options: Any) -> None:
