@@ -19,7 +19,7 @@ from sclip_lab.core.errors import CrashError, LabError, describe
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.scene import majority
+from sclip_lab.network.truth import majority
 from sclip_lab.segmentation import photos, windows
 from sclip_lab.segmentation.protocol import Protocol
 
