@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sclip_lab.cli import options
 from sclip_lab.core.errors import LabError
-from sclip_lab.run import known_words
 from sclip_lab.run.explore import ATTENTION, explore
 
 
@@ -30,8 +29,6 @@ def run(args: argparse.Namespace) -> int:
     if args.patches < 1:
         raise LabError(f"--patches {args.patches} must be 1 or more")
     backbone = options.backbone(args)
-    if args.names and args.backbone == known_words.EMBEDDED:
-        known_words.warn([name for name in args.names.split(";") if name.strip()])
     variants = [name.strip() for name in args.attention.split(",") if name.strip()]
     page = explore(
         args.photo, args.names, variants, backbone, args.protocol, args.mask,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sclip_lab.core.errors import LabError, about
 from sclip_lab.core.values import check, within
-from sclip_lab.run.known_words import EMBEDDED, usual_dataset
+from sclip_lab.run.known_words import EMBEDDED, usual_dataset, warn_of_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +72,7 @@ def explore(
             if not names:
                 raise LabError("names: a class each, for example 'cat; grass,lawn'")
         vocabulary = Vocabulary.typed(names)
+        warn_of_words(backbone.name, vocabulary.queries)
     listed = [attention] if isinstance(attention, str | Variant) else attention
     variants = [as_variant(each, protocol) for each in listed]
     title = title or (Path(image).name if isinstance(image, str | Path) else "photo")
