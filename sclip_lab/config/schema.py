@@ -127,8 +127,8 @@ def _is_path(text: str) -> bool:
 
 
 def _refuse_slips(section: str, values: Mapping[str, Any]) -> None:
-    """Refuse a key that nearly equals one of `KEYS`, as it would be ignored silently. Other keys are
-    allowed, because a preset may define one for its own interpolations."""
+    """Refuse a key that nearly equals one of `KEYS`: a slip, which would be ignored silently. Other
+    keys are allowed, because a preset may define one for its own interpolations."""
     places = [key.rpartition(".") for key in KEYS]
     keys = [name for place, _, name in places if place == section]
     for key in map(str, values[section] if section else values):
