@@ -48,8 +48,11 @@ def read_palette(value: Any, root: Path, title: str, class_id: Callable[..., int
 
 
 def ids_of_colours(pixels: np.ndarray, colours: Colours, source: object) -> np.ndarray:
-    """(height, width) int64 class ids of (height, width, 3) uint8 colours. A colour of ``source``
-    that is not among ``colours`` is an error."""
+    """(height, width) int64 class ids of (height, width, 3) uint8 colours.
+
+    Raises:
+        LabError: a colour of ``source`` that is not among ``colours``.
+    """
     listed = np.array(sorted(colours))
     numbers = np.array([colours[colour] for colour in sorted(colours)])
     known_codes, codes = listed @ _POWERS, pixels.astype(np.int64) @ _POWERS

@@ -166,8 +166,11 @@ class Protocol:
         return {name: plain(getattr(self, name)) for name in names}
 
     def auxiliary_vocabulary(self) -> Vocabulary | None:
-        """The auxiliary names as one class, since a list may repeat a name; None for none. An
-        unknown vocabulary is an error (did you mean)."""
+        """The auxiliary names as one class, since a list may repeat a name; None for none.
+
+        Raises:
+            LabError: a vocabulary of that name does not exist (did you mean).
+        """
         if self.auxiliary is None:
             return None
         words = self.auxiliary

@@ -161,8 +161,11 @@ def looks(views: Views | None) -> list[list[Any]]:
 
 
 def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
-    """One view of some windows, (windows, 3, height, width), same shape out. A change that returns
-    another shape is an error that names the view."""
+    """One view of some windows, (windows, 3, height, width), same shape out.
+
+    Raises:
+        LabError: a change that returns another shape; the error names the view.
+    """
     change = bind_config(view["change"], view_function)
     changed = windows if change is None else change(windows)
     if changed.shape != windows.shape:
