@@ -82,8 +82,12 @@ def is_turned(content: bytes) -> bool:
 
 def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """(height, width, 3) uint8 RGB of a photo, turned upright by its EXIF tag, as the field's
-    loader (cv2) does. ``content`` is the file's bytes, if they are in memory already. A file that
-    is missing, damaged, too large or no photo (float values) is an error."""
+    loader (cv2) does. ``content`` is the file's bytes, if they are in memory already.
+
+    Raises:
+        LabError: the file is missing, empty, truncated, damaged, too large, or no photo (float
+            values).
+    """
     with _decoded(path, "photo", content) as image:
         return _upright(image, f"photo {path}")
 

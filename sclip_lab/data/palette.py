@@ -20,11 +20,18 @@ _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 
 
 def read_palette(value: Any, root: Path, title: str, class_id: Callable[..., int]) -> Colours:
-    """The colours of masks and their classes, as a yaml states them: a file below ``root``, {name,
-    id or "ignore": colour}, or a list of colours in id order. A colour is [red, green, blue] or
-    "#rrggbb". ``title`` begins the errors; ``class_id`` is that of
-    `sclip_lab.data.class_ids.ClassIds`. No colour, a colour of two classes and an unknown class are
-    errors."""
+    """The colours of masks and their classes, as a yaml states them.
+
+    Args:
+        value: a file below ``root``; {name, id or "ignore": colour}; or a list of colours in id
+            order. A colour is [red, green, blue] or "#rrggbb".
+        root: the data set's folder.
+        title: begins the errors.
+        class_id: `sclip_lab.data.class_ids.ClassIds.class_id`.
+
+    Raises:
+        LabError: no colour, a colour that stands for two classes, or an unknown class.
+    """
     source = "palette"
     pairs: Iterable[tuple[Any, Any]]
     if isinstance(value, str):

@@ -218,7 +218,11 @@ def _refinement(value: Any) -> dict[str, Any] | None:
 
 def build(config: Mapping[str, Any]) -> Protocol:
     """A protocol from its yaml: fields of `Protocol`, and optionally ``expected``, see
-    `sclip_lab.paper.published`. Unknown fields (did you mean) are errors."""
+    `sclip_lab.paper.published`.
+
+    Raises:
+        LabError: an unknown field (did you mean) or a value out of range.
+    """
     config = {key: value for key, value in config.items() if key != "expected"}
     fields = [f.name for f in dataclasses.fields(Protocol) if f.init]
     for key in config:

@@ -117,9 +117,12 @@ def jpeg(
 
 
 def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
-    """A protocol's views with defaults; None without any. A view that is null is off. Errors are an
-    unknown key, function, parameter or flip, a weight below 0, weights that are all 0, and a first
-    view that is not the photo itself."""
+    """A protocol's views with defaults; None without any. A view that is null is off.
+
+    Raises:
+        LabError: an unknown key, function, parameter or flip, a weight below 0, weights that are
+            all 0, or a first view that is not the photo itself.
+    """
     if not views:
         return None
     if not isinstance(views, Mapping):
