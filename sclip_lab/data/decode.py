@@ -107,7 +107,8 @@ def as_image(image: Any) -> np.ndarray:
     pixels = image
     with suppress(TypeError, ValueError, RuntimeError):  # a tensor on a GPU, or with gradients
         pixels = np.asarray(image)
-    shape, kind = getattr(pixels, "shape", ()), getattr(pixels, "dtype", type(pixels).__name__)
+    shape: tuple[int, ...] = getattr(pixels, "shape", ())
+    kind = getattr(pixels, "dtype", type(pixels).__name__)
     if len(shape) != 3 or shape[2] != 3 or kind != np.uint8 or not pixels.size:
         raise LabError(
             f"an image of shape {tuple(shape)} and type {kind}: give a file, a PIL image, "

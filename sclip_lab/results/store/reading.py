@@ -201,7 +201,7 @@ def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
 def _rename(record: dict[str, Any], of_keys: Mapping[str, Mapping[str, str]]) -> None:
     """Set the names of a cell, such as its label, to those of the key, or of the beginning of one,
     that is its own; the names that it had before join its other names."""
-    check("names", of_keys, Mapping[str, Mapping])
+    check("names", of_keys, Mapping[str, Mapping[str, Any]])
     names = next((of_keys[key] for key in of_keys if key and record["key"].startswith(key)), None)
     if names:
         if strange := [name for name in names if name not in NAMES[1:]]:
