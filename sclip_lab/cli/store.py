@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         specs = results.specs(root)
         finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
         table = sweeps.table(root, finished)
+        if table.empty:
+            raise LabError(f"{root} has no log of sweeps")
         for name in ("name", "command"):
             table[name] = table[name].str.ljust(int(table[name].str.len().max() or 0))
         print(table.rename(columns={"command": "  command"}).to_string(index=False, justify="left"))

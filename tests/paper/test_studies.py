@@ -407,6 +407,16 @@ def test_random_projections_are_drawn_with_their_seeds(tmp_path: Path) -> None:
     assert table[["matrices", "seeds"]].to_numpy().tolist() == [[1, 5], [2, 5], [1, 5]]
 
 
+@pytest.mark.parametrize(("study", "question"), [("projections", "projection"),
+                                                 ("alternatives", "alternatives")])  # fmt: skip
+def test_answers_where_csa_has_no_gain(tmp_path: Path, study: str, question: str) -> None:
+    for label in ("vanilla", "csa", "csa_q", "sharpened(temperature=0.5)"):
+        config = {"attention": {"temperature": 0.5}} if "(" in label else {}
+        write_cell(tmp_path, label, 0.5, ["a", "b", "c"], config=config)
+    text = studies.load(study).answers[question](Evidence(results.load(tmp_path)))
+    assert "0.0 without a gain" in text
+
+
 # ---------------------------------------------------------------- the page
 
 

@@ -97,3 +97,8 @@ def _of_plugins() -> dict[str, Study]:
     for module in functions.allowed():
         studies |= getattr(importlib.import_module(module), "STUDIES", {})
     return {name: study for name, study in studies.items() if name not in _files()}
+
+
+def of_gain(part: float, gain: float) -> str:
+    """A part of CSA's gain over vanilla, in words; both are fractions."""
+    return f"{part / gain:.2f} of the gain" if gain > 0 else f"{100 * part:.1f} without a gain"

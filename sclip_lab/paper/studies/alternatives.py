@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from sclip_lab.paper.claims import Claim, best, higher
-from sclip_lab.paper.studies import Study
+from sclip_lab.paper.studies import Study, of_gain
 from sclip_lab.report.curves import curves, line, specs
 from sclip_lab.report.evidence import Evidence
 
@@ -76,7 +76,7 @@ def _lacking(evidence: Evidence) -> str:
     gain = evidence.score(csa) - evidence.score(vanilla)
     shares = [
         f"{name} attention {100 * evidence.score(top):.1f} "
-        f"({(evidence.score(top) - evidence.score(vanilla)) / gain:.2f} of the gain)"
+        f"({of_gain(evidence.score(top) - evidence.score(vanilla), gain)})"
         for name, top in tops.items()
     ]
     return (

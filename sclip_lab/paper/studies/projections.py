@@ -9,7 +9,7 @@ import pandas as pd
 
 from sclip_lab.paper import published
 from sclip_lab.paper.claims import Claim, alike, difference_in_words, higher, missing
-from sclip_lab.paper.studies import Study
+from sclip_lab.paper.studies import Study, of_gain
 from sclip_lab.report.curves import curves, line, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, charts, heat_map
@@ -157,7 +157,7 @@ def _any_projection(evidence: Evidence) -> str:
     return (
         f"{len(singles)} single projections score {100 * lowest:.1f} ({evidence.name(low)}) to "
         f"{100 * highest:.1f} ({evidence.name(high)}), q + k {100 * both:.1f}, vanilla "
-        f"{100 * none:.1f}: the spread is {(highest - lowest) / (both - none):.2f} of the gain."
+        f"{100 * none:.1f}: the spread is {of_gain(highest - lowest, both - none)}."
     )
 
 

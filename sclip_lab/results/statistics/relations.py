@@ -60,8 +60,6 @@ def relations(
 
     check(statistic, n, level, seed)
     check_rows(df)
-    if lacking := {"spec", "image", "measure", "value"} - set(getattr(measured, "columns", ())):
-        raise LabError(f"measured: no table of results.diagnostics, without {sorted(lacking)}")
     df = methods_only(df).astype({"image": "category"})
     families = families_of(df) if families is None else families
     rows = []

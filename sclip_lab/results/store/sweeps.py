@@ -90,9 +90,6 @@ def table(root: Path, finished: Mapping[str, bool]) -> pd.DataFrame:
     """One row per sweep: id, name, first, last, cells, finished (of them), command.
 
     Args: finished: whether a cell has all its images, by key.
-
-    Raises:
-        LabError: the store has no log.
     """
     rows = [
         {
@@ -106,8 +103,6 @@ def table(root: Path, finished: Mapping[str, bool]) -> pd.DataFrame:
         }
         for key, sweep in read(root).items()
     ]
-    if not rows:
-        raise LabError(f"{root} has no log of sweeps")
     columns = ["id", "name", "first", "last", "cells", "finished", "command"]
     return pd.DataFrame(rows, columns=columns)
 
