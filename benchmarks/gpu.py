@@ -41,7 +41,7 @@ from sclip_lab.core.timings import Timings
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.network import precision
+from sclip_lab.network import rates
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation import windows
@@ -182,7 +182,7 @@ class Measure:
 
     def _rate(self) -> float:
         if not hasattr(self, "_bf16"):
-            self._bf16 = precision.rate(self.device, torch.bfloat16)
+            self._bf16 = rates.rate(self.device, torch.bfloat16)
         return self._bf16
 
     def plain(self, seconds: float) -> dict[str, Any]:

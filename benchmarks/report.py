@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 import torch
 
-from sclip_lab.network import precision
+from sclip_lab.network import rates
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -120,7 +120,7 @@ def machine() -> dict[str, Any]:
         "machine": {
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "cpu": precision.processor(),
+            "cpu": rates.processor(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
             "date": datetime.date.today().isoformat(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sclip_lab.network import precision
+from sclip_lab.network import precision, rates
 from sclip_lab.network.loading import load_backbone
 from tests.conftest import ARCHITECTURE
 
@@ -18,10 +18,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv(precision.CACHE_VARIABLE, str(tmp_path))
-    precision._gain.cache_clear()
+    monkeypatch.setenv(rates.CACHE_VARIABLE, str(tmp_path))
+    rates._gain.cache_clear()
     yield tmp_path / "bf16_gain.json"
-    precision._gain.cache_clear()  # what tests pretend is no other test's
+    rates._gain.cache_clear()  # what tests pretend is no other test's
 
 
 def test_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,22 +31,22 @@ def test_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(dtype)
         return {torch.float32: 2.0, torch.bfloat16: 7.0}[dtype]
 
-    monkeypatch.setattr(precision, "rate", rate)
-    assert precision.bf16_gain(CPU) == 3.5
+    monkeypatch.setattr(rates, "rate", rate)
+    assert rates.bf16_gain(CPU) == 3.5
     [kind] = json.loads(cache.read_text())
     assert torch.__version__.partition("+")[0] in kind
-    precision._gain.cache_clear()
-    assert precision.bf16_gain(CPU) == 3.5  # from the file
+    rates._gain.cache_clear()
+    assert rates.bf16_gain(CPU) == 3.5  # from the file
     assert len(calls) == 2
     cache.write_text("[damaged")
-    precision._gain.cache_clear()
-    assert precision.bf16_gain(CPU) == 3.5
+    rates._gain.cache_clear()
+    assert rates.bf16_gain(CPU) == 3.5
     assert len(calls) == 4
 
 
 def test_a_rate_is_what_a_product_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "SHAPES", ((64, 64, 64),))
-    assert 1e6 < precision.rate(CPU, torch.float32) < 1e15
+    monkeypatch.setattr(rates, "SHAPES", ((64, 64, 64),))
+    assert 1e6 < rates.rate(CPU, torch.float32) < 1e15
 
 
 @pytest.mark.parametrize(("gain", "stored"), [(1.7, 2), (7.5, 0)])
