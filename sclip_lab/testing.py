@@ -20,7 +20,9 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.network.precision import Precision
-from sclip_lab.network.scene import Guidance, PatchLabels, Scene, Text
+from sclip_lab.network.scene import Guidance, Scene
+from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 

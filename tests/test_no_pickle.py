@@ -36,8 +36,8 @@ def faults(text: str) -> list[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
 def test_nothing_is_unpickled(path: Path) -> None:
     calls = faults(path.read_text(encoding="utf-8"))
-    if path.name == "checkpoint.py":  # loads an archive once its sha256 is one of OpenAI's
-        assert calls.pop().endswith("torch.jit.load")
+    if path.name == "torchscript.py":  # loads an archive once its sha256 is one of OpenAI's
+        calls = [call for call in calls if not call.endswith("torch.jit.load")]
     assert calls == []
 
 

@@ -47,7 +47,7 @@ from sclip_lab.core.values import check, form
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
 from sclip_lab.network.depth import resolve_all
-from sclip_lab.network.scene import Text
+from sclip_lab.network.text import Text
 
 log = logging.getLogger(__name__)
 

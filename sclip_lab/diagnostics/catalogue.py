@@ -24,6 +24,7 @@ from sclip_lab.diagnostics import (
     localisation,
     retrieval,
     same_class,
+    shift,
 )
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import Measure, OfLayer
@@ -130,12 +131,12 @@ def _cka(layers: Layers, tokens: Tensor) -> Tensor:
 
 
 def _moved(windows: Observation, position: int) -> Tensor:
-    """One of the two cosines of `features.compare`."""
+    """One of the two cosines of `shift.compare`."""
     layers = windows.layers
     assert layers is not None
     if layers.encoded.state.grid is not None:  # windows move by one patch of the input's grid
         return windows.undefined
-    return features.compare(windows.patches.float(), layers.moved_features)[position]
+    return shift.compare(windows.patches.float(), layers.moved_features)[position]
 
 
 # Attributes of an `Observation`: attention between patches, similarity of features, similarity

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from sclip_lab.diagnostics.attention import patch_rows
-from sclip_lab.diagnostics.features import moved
+from sclip_lab.diagnostics.shift import moved
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.encoded import Encoded, as_trained
 

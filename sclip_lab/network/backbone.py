@@ -18,20 +18,12 @@ from sclip_lab.network import tower
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid, State
 from sclip_lab.network.position_embedding import DEFAULT_RULE, RULES
+from sclip_lab.network.structure import structure
 from sclip_lab.network.tokenizer import Tokenizer
 
 # CLIP's channel statistics in 0 .. 255 as the field's evaluations write them.
 MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
-# Attributes of modules that change what they compute, whatever the library.
-ATTRIBUTES = (
-    *("approximate", "eps", "final_ln_after_pool", "gate_last", "global_pool", "grid_indexing"),
-    *("grid_offset", "groups", "in_pixels", "no_embed_class", "num_heads", "num_kv_heads"),
-    *("num_prefix_tokens", "padding", "pool", "pool_include_prefix", "pool_type", "rotate_half"),
-    *("attn_pool_type", "scale", "stride", "temperature", "text_pool_type", "window_size"),
-    *("downsample_ratio", "encoder_pool", "merge_size", "pos_embed_ar_preserving", "rope_theta"),
-    "use_clipped",
-)
 
 
 def cells(side: int, patch: int, padding: str) -> int:
@@ -124,7 +116,7 @@ class Backbone:
     def key(self) -> str:
         """Return the sha256 of every weight (names, shapes, values as stored in memory) and of
         everything else that changes what the network computes, see
-        `structure`."""
+        `sclip_lab.network.structure`."""
         settings = {
             "mean": self.mean,
             "std": self.std,
@@ -294,24 +286,3 @@ def digest(settings: str, weights: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def structure(model: nn.Module) -> list[tuple[str, str, dict[str, Any]]]:
-    """List (name, class, settings) of every module but those that do nothing in evaluation.
-
-    Two networks with equal weights and equal structure compute the same thing.
-    """
-    entries = []
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        if kind in ("Dropout", "Identity", "DropPath", "PatchDropout"):  # nothing in evaluation
-            continue
-        values = {key: getattr(module, key) for key in ATTRIBUTES if key in vars(module)}
-        entries.append((name, kind, {key: _plain(value) for key, value in values.items()}))
-    return entries
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

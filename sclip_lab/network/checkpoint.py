@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import logging
 import os
@@ -11,7 +9,6 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.network.torchscript import read_torchscript
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +58,6 @@ IN_FOLDER = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
     *("open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin"),
 )
-# What a user can do with a TorchScript archive, which holds code.
-CONVERT = 'torch.save(torch.jit.load("archive.pt", "cpu").state_dict(), "weights.pt")'
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)$")
 
 
@@ -345,39 +341,3 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
             f"checkpoint {path} cannot be read: its entries unpack to {declared} bytes, the file "
             f"has {path.stat().st_size}; weights are never packed"
         )
-
-
-@cache
-def openai_digests() -> frozenset[str]:
-    """Return the sha256 of the archives that OpenAI published, from open_clip's download
-    addresses."""
-    import open_clip  # slow, and not needed for other checkpoints
-
-    addresses = [
-        open_clip.get_pretrained_url(name, "openai")
-        for name in open_clip.list_models()
-        if "openai" in open_clip.list_pretrained_tags_by_model(name)
-    ]
-    return frozenset(re.findall(r"/([0-9a-f]{64})/", " ".join(addresses)))
-
-
-def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Read parameters and buffers of a TorchScript archive by name.
-
-    `torch.jit.load` runs code that lies in the archive. So it is called for OpenAI's own files
-    alone, which are known by their sha256: it is a part of the addresses that open_clip downloads
-    them from.
-
-    Raises:
-        LabError: the file is not one of OpenAI's.
-    """
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() not in openai_digests():
-        raise LabError(
-            f"checkpoint {path} is a TorchScript archive and not one of those that OpenAI "
-            "published. Archives hold code, which is not run here. If you trust whoever made it, "
-            f"convert it elsewhere: {CONVERT}"
-        )
-    # The bytes that were hashed, whatever happens to the file meanwhile.
-    weights: dict[str, Tensor] = torch.jit.load(io.BytesIO(content), "cpu").state_dict()
-    return weights

@@ -16,8 +16,10 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.block import BEFORE_ROTATION, PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
-from sclip_lab.network.scene import ALONE, Guidance, PatchLabels, Placement, Scene, Text, alone
+from sclip_lab.network.scene import ALONE, Guidance, Placement, Scene, alone
 from sclip_lab.network.scene import Grid as Grid
+from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 
 # Largest attention map of a window, in bytes, that is kept for other variants. If a large photo is
 # one window, the maps of all blocks would take gigabytes, so each use computes its map anew.

@@ -1,22 +1,19 @@
-"""What variants may read besides tokens: the photos that windows are cut from, a second network's
-features, the protocol's texts, and ground truth."""
+"""The photos that the windows of a batch are cut from, and a second network's features."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.network.truth import PatchLabels
 
 Grid = tuple[int, int]
-UNKNOWN = -1  # the class of a patch without labelled pixels
 MISSING = (
     "needs guidance, features of a second network: guidance=dino_vitb16, or "
     "guidance=timm guidance.name=<a ViT of timm>"
@@ -110,105 +107,6 @@ class Guidance:
         """Guidance for other images, (batch, 3, height, width), each as one window."""
         look = self._look
         return None if look is None else Guidance(lambda: look(images), look)
-
-
-def majority(counts: Tensor) -> Tensor:
-    """The class with most pixels, or the lowest of several such ids: (..., classes) -> (...) int64,
-    -1 (unknown) if there is no pixel."""
-    return torch.where(counts.sum(-1) > 0, counts.argmax(-1), UNKNOWN)
-
-
-class PatchLabels:
-    """Ground truth: the classes in each patch of each window. They are counted on first use.
-
-    It is for variants that declare ``uses("labels")``: oracles. An oracle's number says what a
-    network could do if it knew the answer. It is never a method's score.
-
-    Args:
-        count: () -> (windows, grid_h, grid_w, classes) pixels of each class in each patch; pixels
-            that are void in the mask count for no class.
-    """
-
-    def __init__(self, count: Callable[[], Tensor]) -> None:
-        self._count = count
-
-    @classmethod
-    def of(cls, majority: Tensor) -> PatchLabels:
-        """Make labels of patches that hold one class each: (windows, grid_h, grid_w), -1 for
-        unknown."""
-
-        def count() -> Tensor:
-            labelled = majority != UNKNOWN
-            pixels = F.one_hot(majority.clamp_min(0), max(1, int(majority.max()) + 1))
-            return pixels * labelled[..., None]
-
-        return cls(count)
-
-    @cached_property
-    def counts(self) -> Int[Tensor, "windows grid_h grid_w classes"]:
-        """Pixels of each class in each patch."""
-        return self._count()
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(grid_h, grid_w) of a window."""
-        return self.counts.shape[1], self.counts.shape[2]
-
-    @cached_property
-    def shares(self) -> Float[Tensor, "windows patches classes"]:
-        """Each class's share of a patch's labelled pixels. All are 0 where no pixel is labelled."""
-        counts = self.counts.flatten(1, 2).float()
-        return counts / counts.sum(-1, keepdim=True).clamp_min(1)
-
-    @cached_property
-    def majority(self) -> Int[Tensor, "windows patches"]:
-        """Each patch's class, as the function `majority` of this module gives it."""
-        return majority(self.counts.flatten(1, 2))
-
-    def part(self, windows: slice) -> PatchLabels:
-        """Return the labels of some of the windows."""
-        return PatchLabels(lambda: self.counts[windows])
-
-    def moved(self, shift: tuple[int, int]) -> PatchLabels:
-        """Return the labels of windows whose pictures moved some patches down and right. Patches
-        that come into sight are unknown."""
-        down, right = shift
-        grid_h, grid_w = self.grid
-
-        def count() -> Tensor:
-            return F.pad(self.counts, (0, 0, right, 0, down, 0))[:, :grid_h, :grid_w]
-
-        return PatchLabels(count)
-
-
-@dataclass(frozen=True, eq=False)
-class Text:
-    """Unit text embeddings on the network's device.
-
-    Attributes:
-        targets: (queries, embed_dim), the texts that pixels are labelled with.
-        auxiliary: (words, embed_dim), words that help to separate patches and are never labels;
-            can be empty.
-    """
-
-    targets: Tensor
-    auxiliary: Tensor
-
-    @classmethod
-    def of(cls, targets: Tensor, auxiliary: Tensor | None = None) -> Text:
-        return cls(targets, targets[:0] if auxiliary is None else auxiliary)
-
-    @property
-    def all(self) -> Tensor:
-        """(queries + words, embed_dim), targets first."""
-        return torch.cat([self.targets, self.auxiliary])
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of targets and auxiliary words."""
-        total = hashlib.sha256(f"{len(self.targets)}".encode())
-        total.update(self.all.detach().cpu().contiguous().numpy().tobytes())
-        return total.hexdigest()
 
 
 def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:

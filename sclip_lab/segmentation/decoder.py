@@ -33,7 +33,7 @@ from sclip_lab.core.identity import digest
 from sclip_lab.core.shapes import Winner
 from sclip_lab.core.values import form
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.scene import Text
+from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import READOUTS, REFINEMENTS, Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine

@@ -16,7 +16,9 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context, Grid, State
 from sclip_lab.network.depth import Layer, resolve
-from sclip_lab.network.scene import Guidance, PatchLabels, Scene, Text, alone
+from sclip_lab.network.scene import Guidance, Scene, alone
+from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.readouts.cosine import unit
 

@@ -26,7 +26,8 @@ from sclip_lab.core.timings import Timings
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput
-from sclip_lab.network.scene import Guidance, PatchLabels, Placement, Scene
+from sclip_lab.network.scene import Guidance, Placement, Scene
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import views
 from sclip_lab.segmentation.decoder import Readout, steps
 from sclip_lab.segmentation.encoded import Encoded, as_trained, encode

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import cells
-from sclip_lab.network.scene import majority
+from sclip_lab.network.truth import majority
 
 Size = tuple[int, int]
 # At most so many values are in a band of rows.

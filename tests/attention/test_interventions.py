@@ -21,7 +21,8 @@ from sclip_lab.diagnostics.attention import patch_rows
 from sclip_lab.diagnostics.same_class import inter_class_mass
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
-from sclip_lab.network.scene import PatchLabels, Scene
+from sclip_lab.network.scene import Scene
+from sclip_lab.network.truth import PatchLabels
 
 GRID = (6, 8)
 load = lab.load_attention

@@ -30,7 +30,8 @@ from sclip_lab.core.functions import (
 )
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context
-from sclip_lab.network.scene import Guidance, PatchLabels, Placement, Scene
+from sclip_lab.network.scene import Guidance, Placement, Scene
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.protocol import REFINEMENTS, Protocol

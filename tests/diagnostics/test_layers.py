@@ -13,7 +13,7 @@ from torch import Tensor
 from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES, NONE, Layers, Observation, attention, values
-from sclip_lab.diagnostics.features import compare, moved
+from sclip_lab.diagnostics.shift import compare, moved
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Guidance, Scene
 from sclip_lab.segmentation.dense_features import dense_features

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from sclip_lab.diagnostics.features import (
     class_similarity,
-    compare,
     feature_invariance,
     linear_cka,
-    moved,
     outlier_fraction,
     residual_ratio,
 )
+from sclip_lab.diagnostics.shift import compare, moved
 
 PATCH = 4
 

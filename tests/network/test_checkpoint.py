@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.network import checkpoint
+from sclip_lab.network import torchscript
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.loading import load_backbone
@@ -61,15 +61,15 @@ def archive(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_the_digests_are_openais() -> None:
     # The sha256 of ViT-B/16, as OpenAI's own code lists it.
     digest = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
-    assert digest in checkpoint.openai_digests()
-    assert len(checkpoint.openai_digests()) == 9
+    assert digest in torchscript.openai_digests()
+    assert len(torchscript.openai_digests()) == 9
 
 
 def test_openais_archive_is_read(
     archive: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(checkpoint, "openai_digests", lambda: frozenset({digest}))
+    monkeypatch.setattr(torchscript, "openai_digests", lambda: frozenset({digest}))
     official = torch.jit.load(str(archive), "cpu").state_dict()
     loaded = read_checkpoint(archive)
     assert loaded.keys() == official.keys()

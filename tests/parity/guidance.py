@@ -17,7 +17,8 @@ from sclip_lab.attention import adapted
 from sclip_lab.attention.guided import guided_map, patch_values, resized
 from sclip_lab.attention.windows_together import full_width, photo_weights
 from sclip_lab.network.context import Context
-from sclip_lab.network.scene import Guidance, Placement, Scene, Text, alone
+from sclip_lab.network.scene import Guidance, Placement, Scene, alone
+from sclip_lab.network.text import Text
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode

@@ -16,7 +16,7 @@ from sclip_lab.attention import adapted, dih, scclip
 from sclip_lab.attention.variant import Variant
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
-from sclip_lab.network.scene import Text
+from sclip_lab.network.text import Text
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.readouts.cosine import unit

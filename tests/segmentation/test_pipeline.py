@@ -26,7 +26,7 @@ from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context
-from sclip_lab.network.scene import Text
+from sclip_lab.network.text import Text
 from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation import pipeline, views, windows
 from sclip_lab.segmentation.encoded import Encoded

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sclip_lab.network.context import Context
-from sclip_lab.network.scene import UNKNOWN
+from sclip_lab.network.truth import UNKNOWN
 
 
 @dataclass(frozen=True)
