@@ -22,10 +22,14 @@ from sclip_lab.network.text import Text
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.propagation import lab as lab_colours
+from sclip_lab.segmentation.propagation import (
+    patch_graph,
+    propagate_over_patches,
+    propagate_over_pixels,
+)
 from sclip_lab.segmentation.protocol import Protocol
-from sclip_lab.segmentation.readouts.lposs import patch_graph, propagate_over_patches, propagated
-from sclip_lab.segmentation.refinements.lposs import lab as lab_colours
-from sclip_lab.segmentation.refinements.lposs import propagate_over_pixels
+from sclip_lab.segmentation.readouts.lposs import propagated
 from sclip_lab.segmentation.windows import Plan
 from tests.parity.compare import (
     FEATURES,

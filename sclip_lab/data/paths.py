@@ -1,0 +1,30 @@
+"""Check file names that come from a list, a json, an archive or the names of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from sclip_lab.core.errors import LabError
+
+MAX_NAME = 1024  # characters
+
+
+def below(folder: Path, name: object, source: object) -> Path:
+    """Return ``folder / name``. A name in the file ``source`` that is absolute, leads out of the
+    folder, is empty, is not text, or has control characters is an error."""
+    text = name if isinstance(name, str) else ""
+    parts = PurePosixPath(text).parts
+    windows = PureWindowsPath(text)
+    wrong = (
+        not parts
+        or ".." in parts
+        or PurePosixPath(text).is_absolute()
+        or bool(windows.drive or windows.root)
+        or ".." in windows.parts
+        or not text.isprintable()
+        or len(text) > MAX_NAME
+    )
+    if wrong:
+        shown = ascii(name)[:80]
+        raise LabError(f"{source}: {shown} is not the name of a file below {folder}")
+    return folder / text
