@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from sclip_lab.core.errors import LabError
 
@@ -13,14 +13,11 @@ def below(folder: Path, name: object, source: object) -> Path:
     """Return ``folder / name``. A name in the file ``source`` that is absolute, leads out of the
     folder, is empty, is not text, or has control characters is an error."""
     text = name if isinstance(name, str) else ""
-    parts = PurePosixPath(text).parts
-    windows = PureWindowsPath(text)
+    path = PureWindowsPath(text)  # its rules refuse all that the rules of other systems do
     wrong = (
-        not parts
-        or ".." in parts
-        or PurePosixPath(text).is_absolute()
-        or bool(windows.drive or windows.root)
-        or ".." in windows.parts
+        not path.parts
+        or ".." in path.parts
+        or bool(path.drive or path.root)
         or not text.isprintable()
         or len(text) > MAX_NAME
     )
