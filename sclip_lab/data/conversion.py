@@ -85,8 +85,11 @@ class Incomplete(LabError):
 
 
 def search(source: Path, places: Iterable[str], pattern: str, what: str = "") -> list[Path]:
-    """The sorted files of ``pattern`` in the first of ``places`` that has any. If none has, []
-    without ``what``, else an `Incomplete` error with that word for the files."""
+    """The sorted files of ``pattern`` in the first of ``places`` that has any; [] if none has.
+
+    Raises:
+        Incomplete: none has any, and ``what`` is given, which is the error's word for the files.
+    """
     places = list(places)
     for place_ in places:
         with suppress(OSError):

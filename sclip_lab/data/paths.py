@@ -10,8 +10,12 @@ MAX_NAME = 1024  # characters
 
 
 def below(folder: Path, name: object, source: object) -> Path:
-    """Return ``folder / name``. A name in the file ``source`` that is absolute, leads out of the
-    folder, is empty, is not text, or has control characters is an error."""
+    """Return ``folder / name``.
+
+    Raises:
+        LabError: the name, which stands in the file ``source``, is absolute, leads out of the
+            folder, is empty, is not text, or has control characters.
+    """
     text = name if isinstance(name, str) else ""
     path = PureWindowsPath(text)  # its rules refuse all that the rules of other systems do
     wrong = (

@@ -63,7 +63,12 @@ COCO_STEM = "[0-9]" * 12  # leaves out *_labelTrainIds.png of an earlier convers
 
 def prepare(name: str, source: Path, root: Path) -> str:
     """Convert the unpacked downloads in ``source`` to the data set at ``root``; say what was done.
-    ``name`` is a key of ``CONVERSIONS``. A missing or damaged part of the download is an error."""
+
+    ``name`` is a key of ``CONVERSIONS``.
+
+    Raises:
+        LabError: a part of the download is missing or damaged.
+    """
     if not source.is_dir():
         raise LabError(f"--from {source}: no such folder; unpack the downloads there first")
     convert, places, converted = CONVERSIONS[name]
