@@ -66,6 +66,9 @@ def select(names: Sequence[str], limit: int | None, sample: int | None, seed: in
         sample: draw this many of the first ``limit`` at random, none of them twice, 1 or more; None
             for all.
         seed: of the draw, 0 or more. A seed draws the same photos on every machine.
+
+    Raises:
+        LabError: a limit or sample below 1, or a seed below 0.
     """
     check_count("dataset.limit", limit)
     check_count("dataset.sample", sample)
