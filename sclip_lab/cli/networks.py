@@ -26,9 +26,12 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table; write it as Markdown if asked."""
     from sclip_lab.core import files
+    from sclip_lab.core.errors import LabError
     from sclip_lab.network.survey import survey
 
     networks = list(survey(args.family, progress=True))
+    if not networks:
+        raise LabError(f"--family {args.family}: no name of open_clip or timm holds these letters")
     listed = networks if args.all else [n for n in networks if NO_TRANSFORMER not in n.refusal]
     text = markdown(listed, len(networks) - len(listed))
     print(text)

@@ -27,7 +27,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,14 @@ def as_image(image: Any) -> np.ndarray:
         return read_image(image)
     if isinstance(image, Image.Image):
         return _upright(image, "the image")
-    pixels = np.asarray(image)
-    form = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
-    if not form or not pixels.size:
+    pixels = image
+    with suppress(TypeError, ValueError, RuntimeError):  # a tensor on a GPU, or with gradients
+        pixels = np.asarray(image)
+    shape: tuple[int, ...] = getattr(pixels, "shape", ())
+    kind = getattr(pixels, "dtype", type(pixels).__name__)
+    if len(shape) != 3 or shape[2] != 3 or kind != np.uint8 or not pixels.size:
         raise LabError(
-            f"an image of shape {pixels.shape} and type {pixels.dtype}: give a file, a PIL image, "
+            f"an image of shape {tuple(shape)} and type {kind}: give a file, a PIL image, "
             "or a (height, width, 3) uint8 array of RGB"
         )
     return pixels
