@@ -174,6 +174,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
     figure = diagnostic_charts.diagnostics(table)
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
+    assert "mean over 3 photos" in str(figure.get_label())
     np.testing.assert_allclose([bar.get_width() for bar in first.patches], [0.15, 0.45])
     np.testing.assert_allclose([bar.get_width() for bar in second.patches], [0.25, 0.55])
     (whiskers,) = first.collections
