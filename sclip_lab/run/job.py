@@ -43,6 +43,7 @@ from sclip_lab.evaluation.spec import Spec
 from sclip_lab.paper import published
 from sclip_lab.results.store import machines, sweeps
 from sclip_lab.results.store.reading import SHORT
+from sclip_lab.results.store.spec_labels import PLAIN
 from sclip_lab.results.store.store import Store
 from sclip_lab.run import known_words, tracking
 from sclip_lab.segmentation.protocol import Protocol
@@ -340,8 +341,9 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
     for name in (str(n) for n in summary if str(n).startswith("protocol.")):
         if name.endswith("._target_"):  # the function of a readout or refinement
+            part = name.removesuffix("._target_")
             last = summary[name].astype(str).str.rpartition(".")[2]
-            shown[name.removesuffix("._target_")] = last.where(summary[name].notna(), "")
+            shown[part] = last.where(summary[name].notna(), PLAIN.get(part.rpartition(".")[2], ""))
         elif name.count(".") == 1 or summary[name].nunique() > 1:  # parameters that differ
             shown[name] = summary[name].astype(str).where(summary[name].notna(), "")
     shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)

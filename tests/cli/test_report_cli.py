@@ -60,7 +60,9 @@ def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path)
     for readout in ({}, {"readout": {"_target_": "a.b.cliper", "scale": 50.0}}):
         config = {"protocol": readout}
         write_cell(tmp_path, "csa", 0.5, list("abc"), config=config, seed=len(readout))
-    assert "nan" not in table(results.load(tmp_path)).lower()
+    shown = table(results.load(tmp_path))
+    assert "nan" not in shown.lower()
+    assert [line.split()[4] for line in shown.splitlines()[1:3]] == ["cosine", "cliper"]
 
 
 @pytest.mark.parametrize(
