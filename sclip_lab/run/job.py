@@ -9,10 +9,10 @@ import logging
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -78,6 +78,7 @@ class Outcome(NamedTuple):
     sweep: str = ""
 
 
+T = TypeVar("T")
 # Outcome or error of a sweep's jobs by their numbers, so that no job reads the store again.
 _outcomes: dict[int, Outcome | Exception] = {}
 
@@ -305,7 +306,27 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
     return build_protocol(plain_config(config["protocol"]))
 
 
-@cache
+def _once(make: Callable[[str], T]) -> Callable[[str], T]:
+    """Call ``make`` once for a configuration, and raise its `LabError` again at the next call: a
+    hub that cannot be reached takes a minute, and a sweep has many jobs."""
+
+    @cache
+    def outcome(config: str) -> T | LabError:
+        try:
+            return make(config)
+        except LabError as error:
+            return error
+
+    def made(config: str) -> T:
+        result = outcome(config)
+        if isinstance(result, LabError):
+            raise result
+        return result
+
+    return made
+
+
+@_once
 def make_backbone(config: str) -> Backbone:
     """The network of a configuration (as JSON). Jobs with equal configurations share it."""
     values = json.loads(config)
@@ -316,7 +337,7 @@ def make_backbone(config: str) -> Backbone:
     return backbone
 
 
-@cache
+@_once
 def make_guidance(config: str) -> Guide:
     """The second network of a configuration (as JSON), shared by jobs."""
     from sclip_lab.network.guidance import load_guidance  # timm: slow to import
