@@ -27,12 +27,14 @@ DASHES: dict[str, Any] = {
     "blind Gaussian": (0, (5, 1, 1, 1, 1, 1)),
 }
 Line = Mapping[float, str]  # place on the axis -> spec
+LAST = {str([*range(-count, 0)]): f"last {count}" for count in range(1, 100)}  # layers in words
 
 
 def number(value: object) -> float:
-    """A parameter's place on an axis: numbers, fractions of depth ("3/12"), "last 2"; else NaN."""
+    """A parameter's place on an axis: numbers, fractions of depth ("3/12"), "last 2" in words or as
+    [-2, -1]; else NaN."""
     try:
-        return float(Fraction(str(value).removeprefix("last ")))
+        return float(Fraction(LAST.get(str(value), str(value)).removeprefix("last ")))
     except (ValueError, ZeroDivisionError):
         return float("nan")
 
@@ -238,7 +240,8 @@ def curve(
     figure = curves(evidence, {title: lines}, log=[title] if log else [])
     ticks = {row["place"]: row[x] for table in tables for _, row in table.iterrows()}
     if len(ticks) <= 8:  # values as they were typed: "3/12", not 0.25
-        texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
+        texts = [f"{t:g}" if isinstance(t, int | float) else LAST.get(str(t), str(t))
+                 for t in ticks.values()]  # fmt: skip
         figure.axes[0].set_xticks(list(ticks), texts)
     figure.set_label(f"mIoU x100 against {x}, with its 95 % interval over photos")
     return figure

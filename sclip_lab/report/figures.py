@@ -158,6 +158,7 @@ def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
             ax.hlines(100 * score, 0, 1, transform=ax.get_yaxis_transform(), **looks)
         else:
             ax.vlines(100 * score, 0, 1, transform=ax.get_xaxis_transform(), **looks)
+            ax.set_xlim(right=max(ax.get_xlim()[1], 105 * score))
     words = [f"{name} {100 * score:.1f}" for name, score in floor_scores.items()]
     return f"grey: {', '.join(words)}" if words else ""
 
@@ -207,9 +208,11 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]]) -> Figure:
             photos, of = rows[["images", "of"]].iloc[0]
             count = f"{photos}" if photos == of else f"{photos} of {of}"
             ax.set_title(f"{dataset}, {count} photos")
-            ax.set_xlabel(f"mIoU x100, {level}\n{draw_floors(ax, rows)}".strip())
-            ax.xaxis.label.set_fontsize(6.5)
-        figure.set_label(f"mIoU x100 with its {level} over photos")
+            shown = f"mIoU x100, {level}" if rows["low"].notna().any() else "mIoU x100"
+            text = f"{shown}\n{draw_floors(ax, rows)}".strip()
+            ax.set_xlabel(text, loc="right", fontsize=6.5)  # there is room below the names
+        known = any(rows["low"].notna().any() for _, rows in groups)
+        figure.set_label(f"mIoU x100 with its {level} over photos" if known else "mIoU x100")
     return figure
 
 
