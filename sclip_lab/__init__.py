@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from sclip_lab.core.functions import reads_others as reads_others
     from sclip_lab.core.functions import refines_labels as refines_labels
     from sclip_lab.core.functions import refines_logits as refines_logits
-    from sclip_lab.run.explore import explore as explore
     from sclip_lab.run.library import Spec as Spec
     from sclip_lab.run.library import attention_maps as attention_maps
     from sclip_lab.run.library import dense_features as dense_features
     from sclip_lab.run.library import evaluate as evaluate
+    from sclip_lab.run.library import explore as explore
     from sclip_lab.run.library import segment as segment
     from sclip_lab.segmentation.protocol import Protocol as Protocol
 
@@ -52,7 +52,7 @@ _PUBLIC = {
     "attention_maps": "run.library",
     "dense_features": "run.library",
     "evaluate": "run.library",
-    "explore": "run.explore",
+    "explore": "run.library",
     "load_attention": "config.registry",
     "load_backbone": "config.registry",
     "load_dataset": "config.registry",

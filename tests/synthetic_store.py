@@ -137,10 +137,11 @@ def write_pictures(root: Path, keys: Sequence[str], num_images: int = 2) -> None
         mask = labels(index, 1.0, shape, len(CLASSES))[1]
         shades = np.linspace(40, 220, len(CLASSES)).astype(np.uint8)
         photo = np.repeat(shades[mask % len(CLASSES)][..., None], 3, axis=2)
-        picture_files.save_image(root, key_of("shapes"), name, photo, mask)
+        picture_files.save(root, "photo", key_of("shapes"), name, image=photo, mask=mask)
         for key, skill in zip(keys, SKILL.values(), strict=True):
             prediction = labels(index, skill, shape, len(CLASSES))[0]
             maps = np.random.default_rng(index).dirichlet(np.ones(36), 2)
             attention = maps.reshape(2, 6, 6).astype(np.float32)
-            extra = (None, None) if key == keys[-1] else (attention, boxes)
-            picture_files.save_prediction(root, key, name, prediction, points, *extra)
+            arrays = {"prediction": prediction, "points": points}
+            arrays |= {} if key == keys[-1] else {"attention": attention, "attention_box": boxes}
+            picture_files.save(root, "prediction", key, name, **arrays)

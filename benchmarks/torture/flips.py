@@ -52,7 +52,9 @@ def _files(folder: Path) -> list[tuple[Path, Callable[[], Any]]]:
     place = store.directory(cell)
     rows, measures = next(place.glob("rows-*")), next(place.glob("diagnostics-*"))
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    picture_files.save_image(root, DIGEST, IMAGES[0], image, image[..., 0])
+    picture_files.save(
+        root, picture_files.PHOTO, DIGEST, IMAGES[0], image=image, mask=image[..., 0]
+    )
     photo = next((root / "images").rglob("*.npz"))
     tokens = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)
     cache = TrunkCache(root / "trunk", 1.0)

@@ -85,8 +85,9 @@ def work(root: Path, done: Callable[[str], object] = lambda line: None) -> None:
             if name not in measured:
                 values = {"image": name, "measure": ["entropy"], "value": [0.5]}
                 store.append(cell, [values], "diagnostics")
-            if not picture_files.has_prediction(root, cell.key, name):
-                picture_files.save_prediction(root, cell.key, name, np.zeros((4, 4), np.uint8))
+            place = root, picture_files.PREDICTION, cell.key, name
+            if not picture_files.has(*place):
+                picture_files.save(*place, prediction=np.zeros((4, 4), np.uint8))
         store.compact(cell)
         store.compact(cell, "diagnostics")
 

@@ -7,15 +7,13 @@ from pathlib import Path
 
 from sclip_lab.cli import options
 from sclip_lab.core.errors import LabError
-from sclip_lab.run import known_words
-from sclip_lab.run.explore import ATTENTION, explore
 
 
 def add_arguments(arguments: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     arguments.add_argument("photo", type=Path)
     arguments.add_argument(
-        "--attention", default=",".join(ATTENTION), help="files of conf/attention, by commas"
+        "--attention", default="vanilla,csa,maskclip", help="files of conf/attention, by commas"
     )
     arguments.add_argument("--names", help='classes, for example "cat; grass,lawn; sky"')
     arguments.add_argument("--mask", type=Path, help="class ids of the truth, drawn as an outline")
@@ -27,11 +25,11 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
+    from sclip_lab.run.library import explore
+
     if args.patches < 1:
         raise LabError(f"--patches {args.patches} must be 1 or more")
     backbone = options.backbone(args)
-    if args.names and args.backbone == known_words.EMBEDDED:
-        known_words.warn([name for name in args.names.split(";") if name.strip()])
     variants = [name.strip() for name in args.attention.split(",") if name.strip()]
     page = explore(
         args.photo, args.names, variants, backbone, args.protocol, args.mask,

@@ -71,36 +71,31 @@ class Photo:
         return majority(self.patch_counts(ignore_index))
 
 
+@dataclass
 class Loader(AbstractContextManager["Loader"]):
     """Loads the photos of one data set, resized and cut as one protocol says.
 
     Threads decode photos ahead of their use, until the context ends.
 
-    Args:
+    Attributes:
         dataset, protocol, backbone: which photos, how they are prepared, and for which network.
-        batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
+        images: per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
         timings: takes the seconds of waiting.
         failed: called with the name of a photo that cannot be used, and why. If it returns, the
             photo is left out.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        protocol: Protocol,
-        backbone: Backbone,
-        batch_images: int | None,
-        timings: Timings,
-        failed: Callable[[str, PhotoError], None],
-    ) -> None:
-        self.dataset = dataset
-        self.protocol = protocol
-        self.backbone = backbone
-        self.timings = timings
-        self.failed = failed
-        on_gpu = backbone.device.type == "cuda"
-        self.batch_images = batch_images or (GPU_IMAGES if on_gpu else 1)
-        self.most_windows = math.inf if batch_images else GPU_WINDOWS
+    dataset: Dataset
+    protocol: Protocol
+    backbone: Backbone
+    images: int | None
+    timings: Timings
+    failed: Callable[[str, PhotoError], None]
+
+    def __post_init__(self) -> None:
+        on_gpu = self.backbone.device.type == "cuda"
+        self.batch_images = self.images or (GPU_IMAGES if on_gpu else 1)
+        self.most_windows = math.inf if self.images else GPU_WINDOWS
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._started: dict[int, Future[Photo]] = {}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
-from sclip_lab.core import signals
+from sclip_lab.core import files, signals
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
 from sclip_lab.core.timings import Timings
@@ -120,7 +120,7 @@ def evaluate(
             timings.cells += len(group)
             timings.stored += len(group) - len(missing)
             if indices:
-                store.check_writable()
+                files.probe(store.root)  # before anything is computed
                 first, failed_photo = missing[0], recorder.fail_photo
                 how = first.dataset, first.protocol, first.backbone, batch_images
                 try:
@@ -258,23 +258,19 @@ def to_host(values: Tensor) -> np.ndarray:
     return fetched
 
 
+@dataclass
 class _Pass:
     """One pass over the images of one data set, for specs with the same network and windows."""
 
-    def __init__(
-        self,
-        specs: Sequence[Spec],
-        recorder: Recorder,
-        batch_windows: int | None,
-        cache: TrunkCache | None,
-        progress: bool,
-        audit: Audit,
-    ) -> None:
-        self.specs = specs
-        self.audit = audit
-        self.recorder = recorder
-        self.batch_windows = batch_windows
-        self.progress = progress
+    specs: Sequence[Spec]
+    recorder: Recorder
+    batch_windows: int | None
+    cache: TrunkCache | None
+    progress: bool
+    audit: Audit
+
+    def __post_init__(self) -> None:
+        specs, recorder = self.specs, self.recorder
         # All specs agree in these, except for the weights of views and what follows the network.
         self.backbone, self.protocol = specs[0].backbone, specs[0].protocol
         self.dataset = specs[0].dataset
@@ -284,12 +280,13 @@ class _Pass:
             cached = recorder.store.text_cache
             self.readouts = {
                 spec.key: pipeline.make_readout(
-                    self.backbone, spec.vocabulary, spec.protocol, cached, progress, texts
+                    self.backbone, spec.vocabulary, spec.protocol, cached, self.progress, texts
                 )
                 for spec in specs
             }
-        timings = recorder.timings
-        self.encoder = CachedEncoder(self.backbone, self.dataset, self.protocol, cache, timings)
+        self.encoder = CachedEncoder(
+            self.backbone, self.dataset, self.protocol, self.cache, recorder.timings
+        )
         self.references = References(specs, self.readouts)
         variants = [variant for variant, _ in self._by_variant(specs)]
         blocks, unshared = tree.cost(self.backbone.depth, variants)

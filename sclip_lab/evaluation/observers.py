@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -41,24 +42,24 @@ class Pictures:
         if spec.protocol.centre_crop is not None:
             return set()  # pictures of all protocols share the whole photo
         names = set(spec.dataset.names[: self.images])
-        return {
-            name for name in names if not picture_files.has_prediction(store.root, spec.key, name)
-        }
+        has = partial(picture_files.has, store.root, picture_files.PREDICTION, spec.key)
+        return {name for name in names if not has(name)}
 
     def observe(self, store: Store, view: View) -> None:
         sample = view.photo.sample
-        digest = view.spec.dataset.key
-        if not picture_files.has_image(store.root, digest, sample.name):
-            picture_files.save_image(store.root, digest, sample.name, sample.image, sample.mask)
+        place = store.root, picture_files.PHOTO, view.spec.dataset.key, sample.name
+        if not picture_files.has(*place):
+            picture_files.save(*place, image=sample.image, mask=sample.mask)
         points = region_points(sample.mask, view.spec.dataset.ignore_index, self.points)
         assert view.encoded is not None
         weights, plan = view.encoded.state.attention, view.photo.plan
         maps = None if weights is None else [attention_at(weights, plan, *p) for p in points]
-        picture_files.save_prediction(
+        picture_files.save(
             store.root,
+            picture_files.PREDICTION,
             view.spec.key,
             sample.name,
-            view.prediction.cpu().numpy(),
+            prediction=view.prediction.cpu().numpy(),
             points=points,
             attention=None if not maps else np.stack([m for m, _ in maps]),
             attention_box=None if not maps else np.stack([box for _, box in maps]),

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,42 +63,36 @@ class Observer(Protocol):
         """Write what was kept."""
 
 
+@dataclass
 class Recorder(AbstractContextManager["Recorder"]):
     """Knows what the store lacks, and writes it a few images at a time.
 
     As a context manager it writes the rest on exit, after an error as well.
 
-    Args:
+    Attributes:
         specs: of one data set, opened in the store.
         names: the requested images.
         skip: leave out each image on which a spec fails, and record why. Otherwise a spec stops
             at its first failure.
-
-    Attributes:
         failures: what happened to the specs that failed, by their keys.
     """
 
-    def __init__(
-        self,
-        specs: Sequence[Spec],
-        store: Store,
-        observers: Sequence[Observer],
-        names: Sequence[str],
-        timings: Timings,
-        skip: bool = False,
-    ) -> None:
-        self.specs = specs
-        self.store = store
-        self.observers = observers
-        self.timings = timings
-        self.skip = skip
-        self.failures: dict[str, SpecError] = {}
+    specs: Sequence[Spec]
+    store: Store
+    observers: Sequence[Observer]
+    names: Sequence[str]
+    timings: Timings
+    skip: bool = False
+    failures: dict[str, SpecError] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        names, specs, store = set(self.names), self.specs, self.store
         self._crashed: set[str] = set()
-        self.uncounted = {s.key: set(names) - store.done(s) for s in specs}
+        self.uncounted = {s.key: names - store.done(s) for s in specs}
         self.unobserved = [
-            {s.key: o.pending(store, s) & set(names) for s in specs} for o in observers
+            {s.key: o.pending(store, s) & names for s in specs} for o in self.observers
         ]
-        self._known_skips = {s.key: store.skipped(s) for s in specs} if skip else {}
+        self._known_skips = {s.key: store.skipped(s) for s in specs} if self.skip else {}
         self._counts: dict[str, list[Mapping[str, Any]]] = {s.key: [] for s in specs}
         self._skips: dict[str, list[Mapping[str, Any]]] = {s.key: [] for s in specs}
         self._flushed, self._waiting = time.monotonic(), 0

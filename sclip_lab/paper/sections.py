@@ -112,7 +112,7 @@ def _section(study: Drawn, judged: Sequence[Verdict]) -> Section:
         notes,
         [_row(verdict) for verdict in judged],
         {**study.tables, table: verdicts.table(judged)} if study.parts else {},
-        study.figures,
+        [lambda: study.figures],
         [table],
     )
 

@@ -6,9 +6,8 @@ Scores are drawn x100. Colours are Okabe and Ito's, told apart with any colour v
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, TypeVar
 
 import matplotlib.figure
@@ -108,33 +107,6 @@ class Figure(matplotlib.figure.Figure):
         return file.getvalue()
 
 
-class Later(Mapping[str, Figure]):
-    """Figures by file name that are made at the first access, so that several processes can each
-    make some of them. Each of the ``makers`` returns some of the figures by name."""
-
-    def __init__(self, *makers: Callable[[], Mapping[str, Figure]]) -> None:
-        self.makers = makers
-
-    def named(self, tail: str) -> Later:
-        """The same figures, with ``tail`` at the end of each name."""
-        return Later(
-            *(lambda m=make: {f"{n}{tail}": f for n, f in m().items()} for make in self.makers)
-        )
-
-    @cached_property
-    def _figures(self) -> dict[str, Figure]:
-        return {name: figure for make in self.makers for name, figure in make().items()}
-
-    def __getitem__(self, name: str) -> Figure:
-        return self._figures[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._figures)
-
-    def __len__(self) -> int:
-        return len(self._figures)
-
-
 def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
     """Name the pages of a figure as files: {name: page}, numbered if there are several."""
     if len(pages) == 1:
@@ -171,18 +143,19 @@ def bars(df: pd.DataFrame, sort: bool = False, table: pd.DataFrame | None = None
         sort: best first instead of in the order of the DataFrame.
     """
     table = results.summary(df) if table is None else table
-    return _bar_charts(list(_by_dataset(table, sort).items()))
+    return _bar_charts(_by_dataset(table, sort))
 
 
 def bar_pages(table: pd.DataFrame) -> list[Figure]:
     """`bars` of a `results.summary` as several figures, each of which fits on a screen."""
     groups = _by_dataset(table)
-    longest = max(len(rows) for rows in groups.values())
-    pages = []
-    for start in range(0, longest, _ROWS):
-        page = [(name, rows.iloc[start : start + _ROWS]) for name, rows in groups.items()]
-        pages.append(_bar_charts([(name, rows) for name, rows in page if len(rows)]))
-    return pages
+    starts = range(0, max(map(len, groups.values())), _ROWS)
+    return [
+        _bar_charts(
+            {name: rows.iloc[i : i + _ROWS] for name, rows in groups.items() if i < len(rows)}
+        )
+        for i in starts
+    ]
 
 
 def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFrame]:
@@ -196,14 +169,14 @@ def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFra
     return groups
 
 
-def _bar_charts(groups: list[tuple[str, pd.DataFrame]]) -> Figure:
-    columns = min(_CHARTS, len(groups))
-    lines = [groups[start : start + columns] for start in range(0, len(groups), columns)]
-    heights = [0.9 + 0.22 * max(len(rows) for _, rows in line) for line in lines]
+def _bar_charts(groups: Mapping[str, pd.DataFrame]) -> Figure:
+    columns, tables = min(_CHARTS, len(groups)), list(groups.values())
+    lines = [tables[start : start + columns] for start in range(0, len(groups), columns)]
+    heights = [0.9 + 0.22 * max(map(len, line)) for line in lines]
     size = (1.2 + 4.2 * columns, sum(heights))
-    level = f"{100 * groups[0][1].attrs.get('level', 0.95):g} % interval"
+    level = f"{100 * tables[0].attrs.get('level', 0.95):g} % interval"
     with charts(size, len(groups), columns, height_ratios=heights) as (figure, axes):
-        for ax, (dataset, rows) in zip(axes, groups, strict=True):
+        for ax, (dataset, rows) in zip(axes, groups.items(), strict=True):
             _bars(ax, rows)
             photos, of = rows[["images", "of"]].iloc[0]
             count = f"{photos}" if photos == of else f"{photos} of {of}"

@@ -8,7 +8,7 @@ import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from pandas.io.formats.style import Styler
 
 from sclip_lab.core import files
 from sclip_lab.report import escaping
-from sclip_lab.report.figures import Later
 from sclip_lab.report.tables import PLAIN, P, texts
 
 COMPRESSION = 3  # of PNG: half the time of zlib's usual 6, 4 % more bytes
 PDF_DPI = 200  # of photos within a PDF; lines have none
 PNG_DPI = 150
 WIDE = 1600  # pixels: largest width of a PNG, about that of a screen
+Drawing = tuple[str, str, bytes, bytes]  # name, caption, PNG, PDF
+Maker = Callable[[], Mapping[str, Figure]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Section:
         name: the section's anchor. title, question: in words.
         notes: lines below the question, such as which part of the data scores are over.
         rows: lines of words, shown as one table without the columns that are empty everywhere.
-        tables, figures: by file name.
+        tables: by file name.
+        makers: functions that make the figures, some each, by file name. They are called when the
+            page is written, so that several processes can each make some.
         files_only: names of tables that the page does not show.
     """
 
@@ -60,8 +63,13 @@ class Section:
     notes: Sequence[str] = ()
     rows: Sequence[Row] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    makers: Sequence[Maker] = ()
     files_only: Sequence[str] = ()
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """All figures by file name, for Python and notebooks."""
+        return {name: figure for make in self.makers for name, figure in make().items()}
 
 
 def write(
@@ -115,20 +123,12 @@ def write(
     return [out / "index.html", *paths]
 
 
-Drawing = tuple[str, str, bytes, bytes]  # name, caption, PNG, PDF
-Maker = Callable[[], Mapping[str, Figure]]
 _makers: list[Maker] = []  # set in each forked process
 
 
 def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]]:
     """All figures of each section, made and drawn by several processes."""
-    by_section: list[Sequence[Maker]] = [
-        section.figures.makers
-        if isinstance(section.figures, Later)
-        else [partial(dict, section.figures)]
-        for section in sections
-    ]
-    makers: list[Maker] = [make for of_section in by_section for make in of_section]
+    makers = [make for section in sections for make in section.makers]
     if min(processes, len(makers)) < 2:
         groups = [_drawings_of(make()) for make in makers]
     else:
@@ -137,8 +137,8 @@ def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]
             groups = list(pool.map(_drawings_by_number, range(len(makers))))
     remaining = iter(groups)
     return [
-        [drawing for group in islice(remaining, len(of_section)) for drawing in group]
-        for of_section in by_section
+        [drawing for group in islice(remaining, len(section.makers)) for drawing in group]
+        for section in sections
     ]
 
 

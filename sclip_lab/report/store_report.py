@@ -7,6 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report import curves, escaping, figures, pictures, tables
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import Figure, Later, paged
-from sclip_lab.report.page import Section
+from sclip_lab.report.figures import Figure, paged
+from sclip_lab.report.page import Maker, Section
 from sclip_lab.report.tables import P
 from sclip_lab.results.statistics.comparisons import with_baseline
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval
@@ -146,8 +147,12 @@ def _of_photos(section: Section, photos: str) -> Section:
         name=section.name + tail,
         title=f"{section.title}: {photos}",
         tables={f"{name}{tail}": table for name, table in section.tables.items()},
-        figures=section.figures.named(tail) if isinstance(section.figures, Later) else {},
+        makers=[partial(_with_tail, make, tail) for make in section.makers],
     )
+
+
+def _with_tail(make: Maker, tail: str) -> dict[str, Any]:
+    return {f"{name}{tail}": figure for name, figure in make().items()}
 
 
 def seeds(part: Evidence) -> pd.DataFrame | None:
@@ -184,15 +189,15 @@ def _drawn(part: Evidence, images: int) -> list[Section]:
     if (table := seeds(part)) is not None:
         shown.append(Section("seeds", "seeds", tables={"seeds": table}))
     if parameters := curves.swept(part.df):
-        charts = Later(*(partial(_curve, part, parameter) for parameter in parameters))
-        shown.append(Section("curves", "curves", figures=charts))
+        charts = [partial(_curve, part, parameter) for parameter in parameters]
+        shown.append(Section("curves", "curves", makers=charts))
     if len(part.measured):
         from sclip_lab.report import diagnostic_charts  # imports torch
 
-        charts = Later(lambda: paged("diagnostics", diagnostic_charts.pages(part.measured)))
-        shown.append(Section("diagnostics", "diagnostics", figures=charts))
+        make = lambda: paged("diagnostics", diagnostic_charts.pages(part.measured))  # noqa: E731
+        shown.append(Section("diagnostics", "diagnostics", makers=[make]))
     if makers := _pictures(part, images):
-        shown.append(Section("pictures", "photos", figures=Later(*makers)))
+        shown.append(Section("pictures", "photos", makers=makers))
     return shown
 
 
@@ -202,11 +207,11 @@ def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
 
 
 def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:
-    charts = Later(
+    charts = [
         lambda: paged("bars", figures.bar_pages(part.summary)),
         lambda: paged("per_class", figures.per_class_pages(part.df, part.summary)),
-    )
-    return Section("scores", "scores", tables={"scores": scores(part)}, figures=charts)
+    ]
+    return Section("scores", "scores", tables={"scores": scores(part)}, makers=charts)
 
 
 def result(part: Evidence, place: str = "") -> str:
@@ -234,16 +239,13 @@ def result(part: Evidence, place: str = "") -> str:
         return f"{text}. On fewer than {FEWEST_PHOTOS} photos nothing is surely below another."
     close = others["name"][others["unbeaten"].astype(bool)].to_list()
     if not close:
-        return f"{text}, surely more than {_all_of(len(others))}."
+        rest = "the other" if len(others) == 1 else f"all {len(others)} others"
+        return f"{text}, surely more than {rest}."
     rest = f"; not surely below it: {', '.join(close[:CLOSE])}"
     rest += f" and {len(close) - CLOSE} more" if len(close) > CLOSE else ""
     if len(close) == len(others):
         return f"{text}{rest}."
     return f"{text}, surely more than {len(others) - len(close)} of {len(others)} others{rest}."
-
-
-def _all_of(others: int) -> str:
-    return "the other" if others == 1 else f"all {others} others"
 
 
 def _differences(part: Evidence, baseline: str) -> Section:
@@ -269,7 +271,7 @@ def _differences(part: Evidence, baseline: str) -> Section:
     return Section("differences", title, tables={"differences": shown})
 
 
-def _pictures(part: Evidence, images: int) -> list[Callable[[], dict[str, Figure]]]:
+def _pictures(part: Evidence, images: int) -> list[Maker]:
     """Functions, each of which makes one figure of photos."""
     shown = [
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])

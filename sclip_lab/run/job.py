@@ -45,7 +45,8 @@ from sclip_lab.results.store import machines, sweeps
 from sclip_lab.results.store.reading import SHORT
 from sclip_lab.results.store.spec_labels import PLAIN
 from sclip_lab.results.store.store import Store
-from sclip_lab.run import known_words, tracking
+from sclip_lab.run import tracking
+from sclip_lab.run.known_words import strange_words
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
 
@@ -408,10 +409,9 @@ def _evaluate(
     specs: Sequence[Spec], config: DictConfig, timings: Timings
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Outcome]]:
     """The rows of several cells, their summary, and what the job of each cell reports."""
-    remedy, embedded = "backbone=ViT-B-16-quickgelu", known_words.EMBEDDED
-    by_words = {spec.vocabulary.key: spec for spec in specs if spec.backbone.name == embedded}
+    by_words = {(spec.backbone.name, spec.vocabulary.key): spec for spec in specs}
     for spec in by_words.values():
-        if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
+        if warning := strange_words(spec.backbone.name, spec.vocabulary.queries):
             log.warning("%s: warning: %s", spec.dataset.name, warning)
     store, observers = Store(config.paths.store), observers_of(config)
     with _usual_garbage_collection():

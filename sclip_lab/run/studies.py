@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -268,5 +269,5 @@ class OfPhotos(Pictures):
         self.chosen = set(names)
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
-        has = picture_files.has_prediction
-        return {name for name in self.chosen if not has(store.root, spec.key, name)}
+        has = partial(picture_files.has, store.root, picture_files.PREDICTION, spec.key)
+        return {name for name in self.chosen if not has(name)}

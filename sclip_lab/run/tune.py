@@ -387,7 +387,7 @@ def sections(tuned: Search) -> list[Any]:
     return [
         Section("test", "test", notes=notes, tables={"test": tables.cells(Evidence(tuned.df))}),
         Section("trials", "trials", notes=searched, tables={"trials": trials},
-                figures={"trials": _chart(tuned)}),
+                makers=[lambda: {"trials": _chart(tuned)}]),
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_pictures_of_one_caption_are_all_on_the_page(tmp_path: Path) -> None:
     for name in ("first", "second"):
         figures_of[name] = Figure(figsize=(1, 1))
         figures_of[name].set_label("one caption for both")
-    page.write([page.Section("s", "s", figures=figures_of)], tmp_path, "title")
+    page.write([page.Section("s", "s", makers=[lambda: figures_of])], tmp_path, "title")
     assert (tmp_path / "index.html").read_text(encoding="utf-8").count("<figure>") == 2
 
 
@@ -134,7 +135,8 @@ def test_several_processes_draw_the_same_files(tmp_path: Path) -> None:
     for number in range(3):
         figures_of[f"picture_{number}"] = Figure(figsize=(1 + number, 1), layout="constrained")
         figures_of[f"picture_{number}"].subplots().plot([0, number], label="a line")
-    sections = [page.Section(name, name, figures={name: figures_of[name]}) for name in figures_of]
+    sections = [page.Section(name, name, makers=[partial(dict, {name: figure})])
+                for name, figure in figures_of.items()]  # fmt: skip
     several = page.write(sections, tmp_path / "several", "title", processes=2)
     assert all(figure.get_layout_engine() is not None for figure in figures_of.values())  # not here
     alone = page.write(sections, tmp_path / "alone", "title")

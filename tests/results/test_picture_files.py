@@ -10,6 +10,7 @@ import pytest
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.store import picture_files
+from sclip_lab.results.store.picture_files import PHOTO, PREDICTION
 from tests.synthetic_store import key_of, write_pictures, write_spec, write_store
 
 DIGEST = key_of("shapes")
@@ -24,8 +25,9 @@ def test_round_trip_in_the_data_sets_order(tmp_path: Path) -> None:
     names = ["z/with slash", "a b%", "ü"]
     key = write_spec(tmp_path, "csa", [], names)
     for name in reversed(names):
-        picture_files.save_image(tmp_path, DIGEST, name, IMAGE, MASK)
-        picture_files.save_prediction(tmp_path, key, name, MASK + 1, POINTS, MAPS, BOXES)
+        picture_files.save(tmp_path, PHOTO, DIGEST, name, image=IMAGE, mask=MASK)
+        arrays = {"points": POINTS, "attention": MAPS, "attention_box": BOXES}
+        picture_files.save(tmp_path, PREDICTION, key, name, prediction=MASK + 1, **arrays)
     pictures = picture_files.load(tmp_path)
     assert [picture.name for picture in pictures] == names
     for picture in pictures:
@@ -54,8 +56,8 @@ def test_variants_come_in_order_and_may_lack_attention(tmp_path: Path) -> None:
 def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
     for seed, backbone in enumerate(["B", "L"]):
         key = write_spec(tmp_path, "csa", [], ["x"], seed=seed, names={"backbone": backbone})
-        picture_files.save_prediction(tmp_path, key, "x", MASK)
-    picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+        picture_files.save(tmp_path, PREDICTION, key, "x", prediction=MASK)
+    picture_files.save(tmp_path, PHOTO, DIGEST, "x", image=IMAGE, mask=MASK)
     (picture,) = picture_files.load(tmp_path)
     assert {prediction.label for prediction in picture.predictions} == {"csa · B", "csa · L"}
 
@@ -63,7 +65,7 @@ def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+    file = picture_files.save(tmp_path, PHOTO, DIGEST, "x", image=IMAGE, mask=MASK)
 
     def full(path: Path, content: bytes) -> None:
         with path.open("wb") as stream:
@@ -73,7 +75,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     before = file.read_bytes()
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(LabError, match=r"cannot write .*x\.npz: No space left"):
-        picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+        picture_files.save(tmp_path, PHOTO, DIGEST, "x", image=IMAGE, mask=MASK)
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == ["x.npz"]
 
@@ -85,10 +87,10 @@ def test_a_store_without_pictures_has_none(tmp_path: Path) -> None:
 
 def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
     key = write_spec(tmp_path, "csa", [], ["x"])
-    file = picture_files.save_prediction(tmp_path, key, "x", MASK)
+    file = picture_files.save(tmp_path, PREDICTION, key, "x", prediction=MASK)
     with pytest.raises(LabError, match=rf"{DIGEST[:12]}.x\.npz cannot be read"):
         picture_files.load(tmp_path)
-    picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+    picture_files.save(tmp_path, PHOTO, DIGEST, "x", image=IMAGE, mask=MASK)
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(LabError, match=r"pictures.x\.npz has no seal"):
         picture_files.load(tmp_path)

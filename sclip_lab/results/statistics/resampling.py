@@ -144,7 +144,8 @@ def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") ->
     for weights in design.weights():
         draws += weights.sum(0)
         for sample, chunks in zip(samples, resampled, strict=True):
-            drawn_of = weights if _is_all(sample.photos, photos) else weights[:, sample.photos]
+            is_all = np.array_equal(sample.photos, np.arange(photos))
+            drawn_of = weights if is_all else weights[:, sample.photos]
             sums = drawn_of @ sample.totals.reshape(len(sample.totals), -1)
             chunks.append(defined(sums.reshape(len(drawn_of), *sample.totals.shape[1:]), statistic))
     scores = []
@@ -173,7 +174,3 @@ def _without_one(totals: metrics.Array, whole: metrics.Array, statistic: str) ->
     chunk = max(1, _CELLS // whole.size)
     parts = range(0, len(totals), chunk)
     return np.concatenate([defined(whole - totals[i : i + chunk], statistic) for i in parts])
-
-
-def _is_all(photos: Index, count: int) -> bool:
-    return len(photos) == count and np.array_equal(photos, np.arange(count))

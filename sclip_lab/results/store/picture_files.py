@@ -61,45 +61,33 @@ class Picture:
     predictions: list[Prediction]
 
 
-def save_image(
-    root: str | Path,
-    digest: str,
-    name: str,
-    image: npt.NDArray[np.uint8],
-    mask: npt.NDArray[np.uint8],
+def save(
+    root: str | Path, kind: str, owner: str, name: str, **arrays: npt.NDArray[Any] | None
 ) -> Path:
-    """Keep a photo with its mask, once for all specs of the data set with this digest."""
-    file, belongs = _place(Path(root), PHOTO, digest, name)
+    """Keep a photo with its mask, or one cell's prediction of it.
+
+    Args:
+        kind: `PHOTO`, kept once for all cells of a data set, or `PREDICTION`.
+        owner: the data set's digest, or the cell's key. name: of the photo.
+        **arrays: see the module's docstring; those that are None are left out.
+    """
+    file, belongs = _place(Path(root), kind, owner, name)
     files.sweep(file.parent)
-    files.write_arrays(file, {"image": image, "mask": mask}, belongs)
+    present = {part: values for part, values in arrays.items() if values is not None}
+    files.write_arrays(file, present, belongs)
     return file
 
 
-def has_image(root: str | Path, digest: str, name: str) -> bool:
-    """Whether a photo is in the store; a damaged file is set aside."""
-    return _is_whole(Path(root), PHOTO, digest, name)
-
-
-def has_prediction(root: str | Path, key: str, name: str) -> bool:
-    """Whether one spec's prediction of a photo is in the store; a damaged file is set aside."""
-    return _is_whole(Path(root), PREDICTION, key, name)
-
-
-def save_prediction(
-    root: str | Path,
-    key: str,
-    name: str,
-    prediction: npt.NDArray[np.uint8],
-    points: npt.NDArray[np.int32] | None = None,
-    attention: npt.NDArray[np.float32] | None = None,
-    attention_box: npt.NDArray[np.int32] | None = None,
-) -> Path:
-    """Keep one spec's prediction for one photo, with its attention maps if it has any."""
-    optional = {"points": points, "attention": attention, "attention_box": attention_box}
-    arrays = {part: value for part, value in optional.items() if value is not None}
-    file, belongs = _place(Path(root), PREDICTION, key, name)
-    files.write_arrays(file, {"prediction": prediction, **arrays}, belongs)
-    return file
+def has(root: str | Path, kind: str, owner: str, name: str) -> bool:
+    """Whether a photo or prediction is in the store; a damaged file is set aside."""
+    try:
+        files.read(*_place(Path(root), kind, owner, name))
+    except FileNotFoundError:
+        return False
+    except files.Damaged as damaged:
+        files.set_aside(Path(root), damaged)
+        return False
+    return True
 
 
 def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
@@ -181,17 +169,6 @@ def _file_name(name: str) -> str:
 def _belongs(kind: str, owner: str, name: str) -> dict[str, str]:
     of = {"dataset": owner[:_DIGITS]} if kind == PHOTO else {"spec": owner}
     return {"kind": kind, **of, "image": name}
-
-
-def _is_whole(root: Path, kind: str, owner: str, name: str) -> bool:
-    try:
-        files.read(*_place(root, kind, owner, name))
-    except FileNotFoundError:
-        return False
-    except files.Damaged as damaged:
-        files.set_aside(root, damaged)
-        return False
-    return True
 
 
 def _read(root: Path, kind: str, owner: str, name: str) -> dict[str, Any]:

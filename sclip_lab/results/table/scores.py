@@ -21,23 +21,11 @@ NAMES = ["spec", "attention", "backbone", "dataset", "protocol"]
 ROWS = ["image", "true", "predicted", "pixels"]
 
 
-def _miou(totals: npt.NDArray[Any]) -> metrics.Array:
-    return metrics.nanmean(metrics.iou_of_totals(totals))
-
-
-def _pixel_accuracy(totals: npt.NDArray[Any]) -> metrics.Array:
-    return metrics.divide(totals[..., 0, :].sum(-1), totals[..., 1, :].sum(-1))
-
-
-def _mean_accuracy(totals: npt.NDArray[Any]) -> metrics.Array:
-    return metrics.nanmean(metrics.divide(totals[..., 0, :], totals[..., 1, :]))
-
-
-Statistic = Callable[[npt.NDArray[Any]], metrics.Array]
-STATISTICS: dict[str, Statistic] = {
-    "miou": _miou,
-    "pixel_accuracy": _pixel_accuracy,
-    "mean_accuracy": _mean_accuracy,
+# Scores of (..., 3, classes) pixel totals: right, true, predicted.
+STATISTICS: dict[str, Callable[[npt.NDArray[Any]], metrics.Array]] = {
+    "miou": lambda totals: metrics.nanmean(metrics.iou_of_totals(totals)),
+    "pixel_accuracy": lambda t: metrics.divide(t[..., 0, :].sum(-1), t[..., 1, :].sum(-1)),
+    "mean_accuracy": lambda t: metrics.nanmean(metrics.divide(t[..., 0, :], t[..., 1, :])),
 }
 
 
