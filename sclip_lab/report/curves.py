@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import Figure, charts, color, draw_floors
+from sclip_lab.report.figures import Figure, charts, color, draw_floors, score_title
 
 SIDE = 2.2  # inches: width and height of a chart whose points have names
 FONT = 4.5  # points: size of the letters of points' names
@@ -131,7 +131,8 @@ def plot(
             dashes = DASHES.get(name, "-.")
             ax.axhline(100 * evidence.score(key), color="0.15", lw=1, ls=dashes, label=name)
     draw_floors(ax, evidence.summary, across=True)
-    ax.set_ylabel("mIoU x100, 95 % band")
+    drawn = [key for places in lines.values() for key in places.values()]
+    ax.set_ylabel(score_title(cells.loc[drawn], ", 95 % band"))
 
 
 def curves(

@@ -114,6 +114,11 @@ def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
     return {f"{name}_{number}": page for number, page in enumerate(pages, start=1)}
 
 
+def score_title(table: pd.DataFrame, interval: str) -> str:
+    """The title of scores, which names their interval if a row of ``table`` has one."""
+    return "mIoU x100" + interval * bool(table["low"].notna().any())
+
+
 def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
     """Draw grey lines at the scores that need no network, if a table is of one data set.
 
@@ -181,11 +186,10 @@ def _bar_charts(groups: Mapping[str, pd.DataFrame]) -> Figure:
             photos, of = rows[["images", "of"]].iloc[0]
             count = f"{photos}" if photos == of else f"{photos} of {of}"
             ax.set_title(f"{dataset}, {count} photos")
-            shown = f"mIoU x100, {level}" if rows["low"].notna().any() else "mIoU x100"
-            text = f"{shown}\n{draw_floors(ax, rows)}".strip()
+            text = f"{score_title(rows, f', {level}')}\n{draw_floors(ax, rows)}".strip()
             ax.set_xlabel(text, loc="right", fontsize=6.5)  # there is room below the names
-        known = any(rows["low"].notna().any() for _, rows in groups)
-        figure.set_label(f"mIoU x100 with its {level} over photos" if known else "mIoU x100")
+        every = pd.concat(groups.values())
+        figure.set_label(score_title(every, f" with its {level} over photos"))
     return figure
 
 
@@ -307,7 +311,7 @@ def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure
                           color=color(variant, index), label=variant)  # fmt: skip
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
-        ax.set_xlabel("mIoU x100, 95 % interval")
+        ax.set_xlabel(score_title(cells, ", 95 % interval"))
         draw_floors(ax, evidence.summary)
         longest = max(map(len, ax.get_legend_handles_labels()[1]))  # floors are in the legend too
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))

@@ -151,6 +151,7 @@ def test_curve_reads_fractions_of_depth(tmp_path: Path) -> None:
         write_cell(tmp_path, f"early(source={source})", 0.5, ["x"], config=config)
     (ax,) = curves.curve(results.load(tmp_path), "attention.source").axes
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.25, 0.5, 0.75])
+    assert ax.get_ylabel() == "mIoU x100"  # one photo has no interval
     assert {tick.get_text() for tick in ax.get_xticklabels()} == {"3/12", "6/12", "9/12"}
 
 
