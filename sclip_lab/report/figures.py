@@ -188,8 +188,7 @@ def _bar_charts(groups: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_title(f"{dataset}, {count} photos")
             text = f"{score_title(rows, f', {level}')}\n{draw_floors(ax, rows)}".strip()
             ax.set_xlabel(text, loc="right", fontsize=6.5)  # there is room below the names
-        every = pd.concat(groups.values())
-        figure.set_label(score_title(every, f" with its {level} over photos"))
+        figure.set_label(score_title(pd.concat(groups.values()), f" with its {level} over photos"))
     return figure
 
 

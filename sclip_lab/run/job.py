@@ -310,19 +310,17 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
 def _once(make: Callable[[str], T]) -> Callable[[str], T]:
     """Call ``make`` once for a configuration, and raise its `LabError` again at the next call: a
     hub that cannot be reached takes a minute, and a sweep has many jobs."""
+    errors: dict[str, LabError] = {}
 
     @cache
-    def outcome(config: str) -> T | LabError:
+    def made(config: str) -> T:
+        if config in errors:
+            raise errors[config]
         try:
             return make(config)
         except LabError as error:
-            return error
-
-    def made(config: str) -> T:
-        result = outcome(config)
-        if isinstance(result, LabError):
-            raise result
-        return result
+            errors[config] = error
+            raise
 
     return made
 
