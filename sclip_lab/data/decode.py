@@ -28,7 +28,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,6 @@ from sclip_lab.core.errors import LabError
 
 SIZE_VARIABLE = "SCLIP_LAB_MAX_MEGAPIXELS"
 MEGAPIXELS = 179.0
-LONGEST_NAME = 1024  # letters of a file's name below a folder
 LARGEST_LIST, LARGEST_JSON = 64 << 20, 2 << 30  # bytes; COCO's largest annotations have 450 MB
 PHOTO_MODES = (
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
@@ -189,31 +188,6 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
     if status.st_size > largest:
         raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
     return status
-
-
-def below(folder: Path, name: object, source: object) -> Path:
-    """Return ``folder / name``.
-
-    Raises:
-        LabError: the name, which stands in the file ``source``, is absolute, leads out of the
-            folder, is empty, is not text, or has control characters.
-    """
-    text = name if isinstance(name, str) else ""
-    parts = PurePosixPath(text).parts
-    windows = PureWindowsPath(text)
-    wrong = (
-        not parts
-        or ".." in parts
-        or PurePosixPath(text).is_absolute()
-        or bool(windows.drive or windows.root)
-        or ".." in windows.parts
-        or not text.isprintable()
-        or len(text) > LONGEST_NAME
-    )
-    if wrong:
-        shown = ascii(name)[:80]
-        raise LabError(f"{source}: {shown} is not the name of a file below {folder}")
-    return folder / text
 
 
 def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:

@@ -258,12 +258,9 @@ def check_options(prefix: str = "", **options: Any) -> None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw random weights from a seed, and leave the caller's generator as it was."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         yield
-    finally:
-        torch.random.set_rng_state(state)
 
 
 def _from_memory(
