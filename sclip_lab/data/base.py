@@ -141,7 +141,7 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     """
     parameters = {key: value for key, value in config.items() if key != "_target_"}
     if "_target_" not in config:
-        raise LabError(f"dataset {parameters.get('name', '')}: no _target_ in its yaml names a class")
+        raise LabError(f"dataset {parameters.get('name', '')}: no _target_ in its yaml")
     for key, value in parameters.items():
         if value == "???":  # OmegaConf's mark for a missing value
             raise LabError(f"dataset.{key} is missing: type dataset.{key}=...")
