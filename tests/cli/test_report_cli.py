@@ -74,6 +74,9 @@ def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path)
         (["--where", "atention=csa"], "did you mean attention"),
         (["--where", "attention=csaa"], "did you mean csa"),
         (["--where", "attention"], "COLUMN=PATTERN"),
+        # vanilla has no such parameter
+        (["--where", "attention.temperature=2"], "did you mean 2.0? (known: 1.0, 2.0, none)"),
+        (["--where", "attention.temperature=1.0", "attention=vanilla"], "(known: csa)"),
     ],
 )
 def test_report_says_what_was_meant(

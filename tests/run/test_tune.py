@@ -42,6 +42,7 @@ def test_words_are_ranges_choices_or_fixed() -> None:
         (["attention.temperature=4..0.1"], "lower end"),
         (["attention.temperature=1.2.3..4"], "must be numbers"),
         (["attention=csa", "attention.temprature=0.1..4"], "temprature"),
+        (["attention=csa", "dataset.limit=1,2"], "dataset.limit: trials are compared on the same"),
         (["attention=csa", "attention.temperature=1,2", "dataset.split=train"], "the test is on"),
     ],
 )
