@@ -140,9 +140,8 @@ def _weights(config: Mapping[str, Any]) -> str:
 def _next_steps(part: Evidence, args: argparse.Namespace) -> list[str]:
     """What a reader may want to do now, as commands."""
     labels = list(dict.fromkeys(part.df["attention"].astype(str)))
-    known = folders.names(
-        "attention"
-    )  # a plug-in's variants need options that a store does not keep
+    # A plug-in's variants need options that a store does not keep.
+    known = folders.names("attention")
     choices = ",".join(label for label in labels if label in known)
     steps = []
     if EMBEDDED in set(part.df["backbone"].astype(str)) and choices:

@@ -80,6 +80,8 @@ class Outcome(NamedTuple):
 
 
 T = TypeVar("T")
+# Networks of this sweep that could not be made: (function, its configuration) -> why.
+failures: dict[tuple[str, str], LabError] = {}
 # Outcome or error of a sweep's jobs by their numbers, so that no job reads the store again.
 _outcomes: dict[int, Outcome | Exception] = {}
 
@@ -310,19 +312,19 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
 def _once(make: Callable[[str], T]) -> Callable[[str], T]:
     """Call ``make`` once for a configuration, and raise its `LabError` again at the next call: a
     hub that cannot be reached takes a minute, and a sweep has many jobs."""
-    errors: dict[str, LabError] = {}
 
     @cache
-    def made(config: str) -> T:
-        if config in errors:
-            raise errors[config]
+    def once(config: str) -> T:
+        key = make.__name__, config
+        if key in failures:
+            raise failures[key]
         try:
             return make(config)
         except LabError as error:
-            errors[config] = error
+            failures[key] = error
             raise
 
-    return made
+    return once
 
 
 @_once

@@ -21,9 +21,14 @@ def test_a_network_that_cannot_be_loaded_is_tried_once(
         tries.append(name)
         raise LabError("its weights cannot be fetched from here")
 
+    monkeypatch.setattr(job, "failures", {})
     monkeypatch.setattr(job, "backbone_loader", lambda target: load)
     monkeypatch.setattr("sclip_lab.network.guidance.load_guidance", load)
     for _ in range(3):
         with pytest.raises(LabError, match="cannot be fetched"):
             made('{"name": "far away"}')
     assert tries == ["far away"]
+    job.failures.clear()  # as each page of studies does
+    with pytest.raises(LabError, match="cannot be fetched"):
+        made('{"name": "far away"}')
+    assert len(tries) == 2
