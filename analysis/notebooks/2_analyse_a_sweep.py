@@ -2,7 +2,7 @@
 # # 2. Analyse a sweep
 #
 # Set `SCLIP_LAB_STORE` to look at a store of your own, for instance that of `make demo`
-# (`results/demo/store`). Otherwise this notebook evaluates a small sweep on eight scenes.
+# (`results/demo/store`). Otherwise this notebook evaluates a small sweep on twelve scenes.
 
 # %%
 import os

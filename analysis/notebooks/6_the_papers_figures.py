@@ -3,7 +3,7 @@
 #
 # `sclip-lab paper` evaluates every study and writes one page. The same studies one by one: a
 # question, a sweep (`conf/experiment/<study>.yaml`), figures, and claims that are judged.
-# Here the embedded world with eight scenes; `KEYS` takes every key of `sclip-lab evaluate`, such as
+# Here the embedded world, 12 scenes; `KEYS` takes every key of `sclip-lab evaluate`, such as
 # `dataset=voc21 backbone=ViT-B-16-quickgelu pretrained=openai`.
 
 # %%

@@ -14,11 +14,12 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--dataset", default="patchwork", help="a file of conf/dataset")
     arguments.add_argument("--folder", help="another root for it, for example a train split")
     arguments.add_argument("--protocol", default="sclip", help="whose prompts are used")
-    arguments.add_argument("--images", type=int, default=64)
-    arguments.add_argument("--steps", type=int, default=100)
-    arguments.add_argument("--lr", type=float, default=1e-3)
+    arguments.add_argument("--images", type=int, default=64, help="at most (default: 64)")
+    arguments.add_argument("--steps", type=int, default=100, help="of Adam (default: 100)")
+    arguments.add_argument("--lr", type=float, default=1e-3, help="learning rate (default: 1e-3)")
     arguments.add_argument("--full-width", action="store_true", help="one map for all heads")
-    arguments.add_argument("--out", type=Path, default=Path("results/projection.safetensors"))
+    file = Path("results/projection.safetensors")
+    arguments.add_argument("--out", type=Path, default=file, help="default: %(default)s")
     options.add_backbone(arguments)
 
 

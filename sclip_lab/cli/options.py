@@ -16,7 +16,7 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default=EMBEDDED, help="a file of conf/backbone")
     parser.add_argument("--pretrained", help="open_clip's tag")
     parser.add_argument("--checkpoint", help="a local .safetensors or .pt file")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of random weights")
 
 
 def backbone(args: argparse.Namespace) -> Backbone:

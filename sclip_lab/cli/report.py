@@ -48,7 +48,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     arguments.add_argument("--baseline", help="label to compare the others with; default: vanilla")
     arguments.add_argument("--images", type=int, default=4, help="photos in pictures")
-    arguments.add_argument("--out", type=Path, default=Path("results/report"))
+    arguments.add_argument("--out", type=Path, default=Path("results/report"), help="the folder")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("names", nargs="+", help="a class each; synonyms separated by commas")
     arguments.add_argument("--attention", default="csa", help="a file of conf/attention")
     arguments.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
-    arguments.add_argument("--out", type=Path, default=Path("segmentation.png"))
+    arguments.add_argument("--out", type=Path, default=Path("segmentation.png"), help="a png")
     options.add_backbone(arguments)
 
 

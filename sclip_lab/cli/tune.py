@@ -18,15 +18,15 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     )
     add = arguments.add_argument
     add("words", nargs="+", metavar="KEY=VALUE")
-    add("--trials", type=int, default=30)
-    add("--batch", type=int, default=10, help="trials that are evaluated together")
+    add("--trials", type=int, default=30, help="how many in all (default: 30)")
+    add("--batch", type=int, default=10, help="trials that are evaluated together (default: 10)")
     add("--seed", type=int, default=0, help="of the proposals")
-    add("--photos", type=int, default=256, help="of the train split, at most")
+    add("--photos", type=int, default=256, help="of the train split, at most (default: 256)")
     add(
         "--train", nargs="+", default=["dataset.split=train"], metavar="KEY=VALUE",
         help="what makes the train split; a data set without one is divided by name digests",
     )  # fmt: skip
-    add("--out", type=Path, default=Path("results/tune"), help="the report's folder")
+    add("--out", type=Path, default=Path("results/tune"), help="default: results/tune")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if not any(word.startswith("paths.store=") for word in words):
         words.append(f"paths.store={args.out / 'store'}")
     search = tune.search(words, args.trials, args.batch, args.seed, args.photos, args.train)
-    options = ["--trials", str(args.trials), "--seed", str(args.seed)]
-    options += ["--train", *args.train] if args.train else []
+    options = ["--trials", str(args.trials), "--seed", str(args.seed), "--train", *args.train]
     notes = [shlex.join(["sclip-lab", "tune", *args.words, *options])]
     title = f"Search on {search.default.dataset.name}: {search.default.label}"
     files = page.write(tune.sections(search), args.out, title, notes)
