@@ -24,7 +24,7 @@ def test_page_and_files(tmp_path: Path) -> None:
         figure.subplots().set_title("$\\frac$ of $5")
     row = page.Row({NAME: NAME, "": "x"}, {NAME: NAME}, {"": "#s"})
     section = page.Section(
-        "s", NAME, NAME, [NAME], [row], tables={NAME: table}, figures={NAME: figure}
+        "s", NAME, NAME, [NAME], [row], tables={NAME: table}, makers=[lambda: {NAME: figure}]
     )
     files = page.write([section], tmp_path / "out", NAME, [NAME])
     text = files[0].read_text()
