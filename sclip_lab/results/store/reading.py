@@ -38,7 +38,9 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
     if not paths:
         raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
     if keys is not None:
-        paths = {key: paths[key] for key in _match_keys(keys, list(paths))}
+        requested = [keys] if isinstance(keys, str) else keys  # one key may be a text by itself
+        chosen = [_match_key(key, list(paths)) for key in requested]
+        paths = {key: paths[key] for key in chosen}
     loaded, damaged = [], []
     for file in paths.values():
         try:
@@ -240,13 +242,6 @@ def specs(path: str | Path) -> pd.DataFrame:
     return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
 
 
-def _match_keys(requested: Sequence[str], keys: list[str]) -> list[str]:
-    """The one of ``keys`` that each of the requested begins; one key may be a text by itself."""
-    return [
-        _match_key(key, keys) for key in ([requested] if isinstance(requested, str) else requested)
-    ]
-
-
 def _match_key(key: str, keys: list[str]) -> str:
     matches = [name for name in keys if key and name.startswith(key)]
     if len(matches) > 1 and key not in matches:
@@ -259,23 +254,19 @@ def _match_key(key: str, keys: list[str]) -> str:
 def _all_rows(
     path: str | Path, keys: Sequence[str] | None, kind: Kind
 ) -> tuple[list[Rows], list[str]]:
-    """Rows of every spec, and errors of damaged files; with ``keys`` the first error is raised."""
+    """Rows of every spec, each image once and in the order of the spec's images; and errors of
+    damaged files. With ``keys`` the first error is raised."""
     rows, damaged = list[Rows](), list[str]()
     for record in records(path, keys):
         frame, errors = spec_files.read(Path(path) / "specs" / record["key"], kind)
         if errors and keys is not None:
             raise errors[0]
-        rows.append((record, _in_order(frame, record, kind)))
+        place = {image: position for position, image in enumerate(record["images"])}
+        frame = spec_files.each_once(frame.assign(position=frame["image"].map(place)), kind)
+        frame = frame.sort_values(["position", *kind.order], ignore_index=True)
+        rows.append((record, frame[list(kind.types)].astype(kind.types)))
         damaged += map(str, errors)
     return rows, damaged
-
-
-def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
-    """Sort rows by the order of the spec's images, and keep each image once."""
-    place = {image: position for position, image in enumerate(record["images"])}
-    rows = spec_files.each_once(rows.assign(position=rows["image"].map(place)), kind)
-    rows = rows.sort_values(["position", *kind.order], ignore_index=True)
-    return rows[list(kind.types)].astype(kind.types)
 
 
 def _warn_of_damage(path: str | Path, damaged: Sequence[str]) -> None:
