@@ -286,7 +286,11 @@ def search(
     chosen_on, reported_on = _splits(default.dataset, fixed, train, photos, seed)
     default = replace(default, dataset=reported_on)
     store = Path(str(sweeper.sweep(fixed)[0].paths.store))
-    tuned = Search(_study(seed), space, fixed, default, default, chosen_on, store)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A batch is proposed before any of it is scored: the constant liar keeps its trials apart.
+    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tuned = Search(study, space, fixed, default, default, chosen_on, store)
     begin = time.perf_counter()
     while len(tuned.trials) < trials:
         tuned.run_batch(min(batch, trials - len(tuned.trials)))
@@ -298,13 +302,6 @@ def search(
     tuned.usual = float(results.miou(evaluate([usual], store, progress=False)).iloc[0])
     tuned.df = evaluate([tuned.best, default], store, progress=False)
     return tuned
-
-
-def _study(seed: int) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A batch is proposed before any of it is scored: the constant liar keeps its trials apart.
-    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    return optuna.create_study(direction="maximize", sampler=sampler)
 
 
 def _spec(overrides: Sequence[str], values: Mapping[str, str] | None = None) -> Spec:
