@@ -19,6 +19,7 @@ from sclip_lab.core.errors import describe
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
+from sclip_lab.network.precision import Precision
 from sclip_lab.network.scene import Guidance, Scene
 from sclip_lab.network.text import Text
 from sclip_lab.network.truth import PatchLabels
@@ -43,7 +44,7 @@ ROUNDING = 5e-5
 
 
 @cache
-def small_backbone(precision: str = "fp32") -> Backbone:
+def small_backbone(precision: Precision = "fp32") -> Backbone:
     """A random CLIP of 4 blocks with 4 heads, for images of 4 x 4 patches of 16 pixels."""
     backbone = load_backbone(architecture=ARCHITECTURE, seed=0, precision=precision, device="cpu")
     generator = torch.Generator().manual_seed(1)

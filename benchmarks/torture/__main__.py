@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30, help="shares not begun then are left")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    if confine.CONFINED in os.environ:
+    if confine.inside():
         return _inside(args)
     status, text, outside = confine.start(sys.argv[1:], FIGURES)
     if text is None:
@@ -88,8 +88,9 @@ def _inside(args: argparse.Namespace) -> int:
     # Input that takes all memory is a fault, and must not stop this machine.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.disable(logging.WARNING)  # the store logs each damaged file
-    print(f"seed {args.seed}; {os.environ[confine.CONFINED] or 'read-only root'}", flush=True)
-    figures = measured(Path.cwd(), args)
+    folder = confine.enter()
+    print(f"seed {args.seed}; the root is {confine.loose() or 'read-only'}", flush=True)
+    figures = measured(folder, args)
     print(FIGURES + json.dumps(figures), flush=True)
     return 0
 
@@ -130,7 +131,7 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "flips_undetected": total["flips_undetected"],
         "skipped": skipped,
         "shares_not_run": total["shares_not_run"],
-        "confined": os.environ[confine.CONFINED] or "read-only root",
+        "confined": confine.loose() or "read-only root",
         "parts": {name: dict(counts) for name, counts in parts.items()},
         "seconds_of_parts": {name: round(spent / 1000, 1) for name, spent in took.items()},
         "processes": args.processes,

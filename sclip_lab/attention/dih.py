@@ -15,17 +15,16 @@ patches:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.scclip import sum_of_layers
-from sclip_lab.attention.similarity import averaged, cosine, cut_below, similarity_weights
+from sclip_lab.attention.scclip import passes
+from sclip_lab.attention.similarity import averaged, cosine, cut_below, with_similarity
 from sclip_lab.core.functions import block_edit
 from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
-from sclip_lab.network.context import BlockInput, Context, State
+from sclip_lab.network.context import Context, State
 from sclip_lab.network.depth import Layer
 
 
@@ -52,36 +51,18 @@ def dih(
     Raises:
         LabError: a class_share out of its range, or in a network without class token; no heads.
     """
-    within("class_share", class_share, 0, 1)
-    if class_share:
-        block.need_class_token(f"class_share {class_share}", "set class_share=0")
     within("heads", heads, 1)
     prefix = block.prefix
     near = cosine(by_heads(ctx, similarity_layer, heads), prefix)
-    near_cut = cut_below(near, cut)
-    far_cut = cut_below(cosine(ctx.after(average_layer), prefix), cut)
 
-    def attend(tokens: Tensor, class_token: Tensor) -> tuple[Tensor, Tensor]:
-        inner = replace(ctx, input=BlockInput(block, tokens))
-        weights = last_weights(inner, near, sharpness)
+    def attend(inner: Context, _: bool) -> tuple[Tensor, Tensor]:
+        weights = with_similarity(inner, near, ("key",), sharpness)
         chosen = lowest_entropy(weights[:, :, prefix:, prefix:], heads)
         mixed = (weights * chosen).sum(1, keepdim=True) / block.num_heads
-        output = block.output(mixed, inner.value)
-        if class_share:
-            output = output + class_share * class_token
-        return averaged(output, far_cut), weights
+        return block.output(mixed, inner.value), weights
 
-    total, attention = attend(averaged(ctx.tokens, near_cut), ctx.tokens[:, :1])
-    if second_pass is not None:
-        summed = sum_of_layers(ctx, second_pass)
-        total = total + attend(summed, summed[:, :1])[0]
-    return replace(state, tokens=total, attention=attention)
-
-
-def last_weights(inner: Context, similarities: Tensor, sharpness: float) -> Tensor:
-    """W of the module's formula for the tokens in ``inner``: (batch, heads, tokens, tokens)."""
-    of_keys = inner.attention("key", "key")
-    return (similarity_weights(inner, similarities, sharpness) + of_keys) / 2
+    entering = averaged(ctx.tokens, cut_below(near, cut))
+    return passes(state, ctx, attend, entering, average_layer, cut, class_share, second_pass)
 
 
 def by_heads(ctx: Context, layer: Layer, heads: int) -> Tensor:

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.positions import positions, squared_distances
 from sclip_lab.core.functions import prior_function, prior_of_grid
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
+from sclip_lab.network.scene import positions, squared_distances
 
 
 def _with_class_token(patches: Tensor, fill: float) -> Tensor:

@@ -61,30 +61,54 @@ def scclip(
     Raises:
         LabError: a class_share out of its range, or in a network without class token.
     """
-    within("class_share", class_share, 0, 1)
-    if class_share:
-        block.need_class_token(f"class_share {class_share}", "set class_share=0")
     middle = ctx.after(similarity_layer)
     entering = ctx.tokens
     if repair is not None:
         entering, middle = repair(ctx, tokens=entering), repair(ctx, tokens=middle)
     near = cosine(middle, block.prefix)
     near_cut = cut_below(near, cut)
+
+    def attend(inner: Context, is_first: bool) -> tuple[Tensor, Tensor]:
+        names = projections if is_first else second_projections
+        weights = with_similarity(inner, near_cut if cut_scores else near, names, sharpness)
+        return block.output(weights, inner.value), weights
+
+    entering = averaged(entering, near_cut)
+    return passes(state, ctx, attend, entering, average_layer, cut, class_share, second_pass)
+
+
+def passes(
+    state: State,
+    ctx: Context,
+    attend: Callable[[Context, bool], tuple[Tensor, Tensor]],
+    entering: Tensor,
+    average_layer: Layer,
+    cut: float,
+    class_share: float,
+    second_pass: Sequence[Layer] | None,
+) -> State:
+    """The sum y of both passes in the module's formula, and as ``attention`` the map of the first.
+
+    ``attend`` gets the context of the tokens of a pass, and whether it is the first; it returns the
+    output and the weights. ``entering`` are p; other arguments as in `scclip`.
+    """
+    block = ctx.block
+    within("class_share", class_share, 0, 1)
+    if class_share:
+        block.need_class_token(f"class_share {class_share}", "set class_share=0")
     far_cut = cut_below(cosine(ctx.after(average_layer), block.prefix), cut)
 
-    def attend(tokens: Tensor, class_token: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        inner = replace(ctx, input=BlockInput(block, tokens))
-        weights = with_similarity(inner, near_cut if cut_scores else near, names, sharpness)
-        output = block.output(weights, inner.value)
+    def one_pass(tokens: Tensor, class_token: Tensor, first: bool) -> tuple[Tensor, Tensor]:
+        output, weights = attend(replace(ctx, input=BlockInput(block, tokens)), first)
         if class_share:
             output = output + class_share * class_token
         return averaged(output, far_cut), weights
 
-    total, attention = attend(averaged(entering, near_cut), ctx.tokens[:, :1], projections)
+    total, attention = one_pass(entering, ctx.tokens[:, :1], True)
     if second_pass is not None:
         summed = sum_of_layers(ctx, second_pass)
-        total = total + attend(summed, summed[:, :1], second_projections)[0]
-    return State(total, state.dense, attention)
+        total = total + one_pass(summed, summed[:, :1], False)[0]
+    return replace(state, tokens=total, attention=attention)
 
 
 def sum_of_layers(ctx: Context, ends: Sequence[Layer]) -> Tensor:

@@ -23,12 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.attention.positions import squared_distances
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit, uses
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
-from sclip_lab.network.scene import Grid, Placement
+from sclip_lab.network.scene import Grid, Placement, squared_distances
 
 # Values of a matrix between patches in memory at once; with many windows, of only some rows.
 LARGEST = 1 << 23

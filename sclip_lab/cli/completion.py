@@ -69,7 +69,7 @@ def candidates(line: str) -> list[str]:
         return [name for name in COMMANDS if name.startswith(start)]
     candidates = _keys(start) if words[1] in ("evaluate", "tune", "paper") else []
     if words[1] == "store" and len(words) == 3:
-        candidates = ["list", "sweeps", "verify", "repair", "gc"]
+        candidates = ["list", "sweeps", "verify", "repair", "gc", "export"]
     if words[1] == "paper":
         from sclip_lab.paper import studies
 

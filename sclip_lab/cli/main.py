@@ -29,7 +29,7 @@ COMMANDS = {
     "segment": "label one photo and save a picture of it",
     "data": "list, guess, fetch, prepare and verify data sets",
     "networks": "which networks of open_clip and timm load, and why others do not",
-    "store": "list cells and sweeps, verify, repair and gc a store",
+    "store": "list cells and sweeps, verify, repair, gc and export a store",
     "learn-projection": "learn W_r for attention=csa_learned from the train split",
     "completion": "tab completion for bash, zsh or fish: see --help",
 }

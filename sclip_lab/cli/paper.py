@@ -36,6 +36,9 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     add("--config-dir", metavar="DIR", help="a folder of yaml files of your own")
     add("--family", choices=["claim", "page"], default="claim",
         help="adjust p over the comparisons of each claim, or over all of the page")  # fmt: skip
+    add("--processes", type=int, metavar="N",
+        help="copies of this process that share the images, on a CPU; default: one for each core, "
+        "at most 4, for the embedded network, which is too small for threads, else 1")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         keys.append(f"paths.store={args.out / 'store'}")  # not among the user's own cells
     cells = studies.compose(names, keys)
     options = {"image": args.image, "points": points(args.points or [])}
-    parts = studies.draw(cells, options)
+    parts = studies.draw(cells, options, args.processes)
     for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
         print(f"not evaluated: {line}", file=sys.stderr)
     backbones = [spec.backbone for part in cells.values() for spec in part.specs]

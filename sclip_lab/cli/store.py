@@ -1,4 +1,4 @@
-"""``sclip-lab store``: list, sweeps, verify, repair and gc of what evaluations keep."""
+"""``sclip-lab store``: list, sweeps, verify, repair, gc and export what evaluations keep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
             "--store", type=Path, metavar="DIR",
             help=f"the store (default: ${STORE_VARIABLE} or results/store)",
         )  # fmt: skip
-        added.add_argument("path", nargs="?", type=Path, help="the same as --store")
+        if name != "export":  # whose words are keys
+            added.add_argument("path", nargs="?", type=Path, help="the same as --store")
         return added
 
     command("list", "one line per cell: names, images done, size")
@@ -32,6 +33,10 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     cleaning.add_argument("--damaged", action="store_true", help="also what was set aside")
     cleaning.add_argument("--orphans", action="store_true", help="also files of cells without spec")
     cleaning.add_argument("--dry-run", action="store_true", help="only name them")
+    exporting = command("export", "write cells as one parquet and one json file")
+    exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
+    exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
+                           help="NAME.parquet and NAME.json")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,9 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab import results
     from sclip_lab.results.store import sweeps, upkeep
 
-    if args.path and args.store and args.path != args.store:
-        raise LabError(f"two stores: {args.path} and --store {args.store}; name one")
-    root = args.store or args.path or Path(os.environ.get(STORE_VARIABLE) or "results/store")
+    path = getattr(args, "path", None)
+    if path and args.store and path != args.store:
+        raise LabError(f"two stores: {path} and --store {args.store}; name one")
+    root = args.store or path or Path(os.environ.get(STORE_VARIABLE) or "results/store")
     if args.store_command == "list":
         print(upkeep.contents(root).to_string(index=False))
         return 0
@@ -60,11 +66,15 @@ def run(args: argparse.Namespace) -> int:
     if args.store_command == "repair":
         print(upkeep.described(upkeep.repair(root), root))
         return 0
-    findings = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
-    size = sum(f.path.stat().st_size for f in findings if f.path.is_file())
-    print(upkeep.described(findings, root))
-    if not args.dry_run:
-        for finding in findings:
-            finding.path.unlink(missing_ok=True)
-    print(f"{size / 1e6:.2f} MB {'could be' if args.dry_run else 'were'} freed")
+    if args.store_command == "gc":
+        findings = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
+        size = sum(f.path.stat().st_size for f in findings if f.path.is_file())
+        print(upkeep.described(findings, root))
+        if not args.dry_run:
+            for finding in findings:
+                finding.path.unlink(missing_ok=True)
+        print(f"{size / 1e6:.2f} MB {'could be' if args.dry_run else 'were'} freed")
+        return 0
+    for path in upkeep.export(root, args.to, args.keys or None):
+        print(path)
     return 0

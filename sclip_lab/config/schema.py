@@ -1,58 +1,143 @@
-"""The keys of conf/config.yaml, and what each may hold.
+"""The schema of a composed configuration.
 
-Of the groups of a cell (attention, backbone, dataset, protocol, guidance) only the type is checked
-here. The objects that are built from them check their values.
+It only checks that the groups of a cell (attention, backbone, dataset, protocol, guidance) are
+mappings. The objects that are built from them check their values.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.values import LARGEST_SEED, check, leaves, shown, within
+from sclip_lab.core.values import LARGEST_SEED, check, leaves, shown
 
 LONGEST_NAME = 255  # bytes of a file's or folder's name
+
+
+def _is_path(text: str) -> str:
+    try:
+        longest = max(len(part) for part in os.fsencode(text).split(os.sep.encode()))
+    except UnicodeEncodeError:
+        longest = LONGEST_NAME + 1
+    if not text.strip() or "\0" in text or longest > LONGEST_NAME:
+        raise ValueError("the path of a folder")
+    return text
+
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Folder = Annotated[str, AfterValidator(_is_path)]
+Group = dict[Any, Any]
+
+
+class Model(BaseModel):
+    """A mapping of the configuration. Values are not converted.
+
+    Other keys are allowed, because a preset may define one for its own interpolations. A key that
+    nearly equals one of the model's is refused: it is a slip, which would be ignored silently.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_slips(self) -> Self:
+        fields = type(self).model_fields
+        for key in map(str, self.model_extra or {}):
+            if difflib.get_close_matches(key, fields, cutoff=0.75):
+                raise unknown("key", key, fields)
+        return self
+
+
+class Pictures(Model):
+    """What the store keeps for figures: the number of photos, and of points in each."""
+
+    images: Count
+    points: Annotated[int, Field(ge=0, le=1000)]
+
+
+class Diagnostics(Model):
+    """Names of measures (None: no measure), the number of images to measure (None: all), and
+    whether to measure every layer too."""
+
+    measures: list[str] | None
+    images: Count | None
+    layers: bool = False
+
+
+class Tracking(Model):
+    """Where W&B writes, and the number of photos that it shows."""
+
+    mode: str
+    group: str | None
+    images: Annotated[int, Field(ge=0, le=10**6)]
+    project: str | None = None
+    entity: str | None = None
+
+
+class Paths(Model):
+    """Folders of the store and of the data sets."""
+
+    store: Folder
+    data: Folder = "data"
+
+
+class Settings(Model):
+    """The keys of conf/config.yaml, which explains them."""
+
+    attention: Group
+    backbone: Group
+    dataset: Group
+    protocol: Group
+    guidance: Group | None = None
+    readout: Group | None = None
+    refinement: Group | None = None
+    pictures: Pictures
+    diagnostics: Diagnostics
+    tracking: Tracking
+    paths: Paths
+    pretrained: str | None = None
+    checkpoint: str | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+    batch_images: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    batch_windows: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    trunk_cache: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    shard: Annotated[list[Count], Field(min_length=2, max_length=2)] = [0, 1]
+    on_error: str = "stop"
+    progress: bool = True
+    plugins: list[str] | None = None
+
+
 # Groups of a cell. The objects that are built from them report missing values.
 PARTS = ("attention", "backbone", "dataset", "protocol", "guidance")
-# Groups whose keys are listed below.
-SECTIONS = ("pictures", "diagnostics", "tracking", "paths")
-COUNT = (0, 10**9)
-# Key -> its type, and the least and largest number.
-KEYS: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys((*PARTS, *SECTIONS, "readout", "refinement"), (Mapping | None,)),
-    "pictures.images": (int, *COUNT),
-    "pictures.points": (int, 0, 1000),
-    "diagnostics.measures": (list[str] | None,),
-    "diagnostics.images": (int | None, *COUNT),
-    "diagnostics.layers": (bool,),
-    "tracking.mode": (str,),
-    "tracking.group": (str | None,),
-    "tracking.images": (int, 0, 10**6),
-    "tracking.project": (str | None,),
-    "tracking.entity": (str | None,),
-    "paths.store": (str,),
-    "paths.data": (str,),
-    "pretrained": (str | None,),
-    "checkpoint": (str | None,),
-    "precision": (str,),
-    "device": (str,),
-    "seed": (int, 0, LARGEST_SEED),
-    "batch_images": (int | None, 1, 65_536),
-    "batch_windows": (int | None, 1, 65_536),
-    "trunk_cache": (float, 0, 1e9),
-    "shard": (tuple[int, int],),
-    "on_error": (str,),
-    "progress": (bool,),
-    "plugins": (list[str] | None,),
+_WORDS = {
+    "dict_type": "a mapping, or a file of its folder in conf",
+    "model_type": "a mapping, or a file of its folder in conf",
+    "int_type": "a whole number",
+    "float_type": "a finite number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "too_short": "a list of 2 numbers, index and count",
+    "too_long": "a list of 2 numbers, index and count",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "value_error": "{error}",
 }
-OPTIONAL = ("guidance", "readout", "refinement", "diagnostics.layers", "tracking.project",
-            "tracking.entity")  # fmt: skip
 
 
 def check_settings(config: DictConfig) -> dict[str, Any]:
@@ -64,12 +149,9 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
     Raises:
         LabError: a value of a wrong type or range, or a reference to a key that does not exist.
     """
-    for key in (*PARTS, *SECTIONS):  # other keys refer to values in these
-        group = config.get(key)
-        if not OmegaConf.is_dict(group) and (group is not None or key not in OPTIONAL):
-            raise LabError(
-                f"{key}: {shown(group)} must be a mapping, or a file of its folder in conf"
-            )
+    for key in PARTS:  # other keys refer to values in these
+        if OmegaConf.is_list(config.get(key)):
+            raise LabError(f"{key}: a list; must be a mapping, or a file of its folder in conf")
     ours: Any = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
     try:
         values: Any = OmegaConf.to_container(ours, resolve=True)
@@ -79,21 +161,21 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         group, dot, _ = key.partition(".")
         if value == "???" and not (dot and group in PARTS):
             raise LabError(f"{key}: needs a value; '???' only marks its place")
-    for key in KEYS:
-        _check(key, values)
-    for section in ("", *SECTIONS):
-        _refuse_slips(section, values)
-    check("protocol.expected", values["protocol"].get("expected"), list[dict[str, Any]] | None)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise LabError(_first(error)) from None
+    check("protocol.expected", settings.protocol.get("expected"), list[dict[str, Any]] | None)
     for group in PARTS:
         name = (values.get(group) or {}).get("name", "???")
         if name is not None and not (isinstance(name, str) and name.strip()):
             raise LabError(f"{group}.name: {shown(name)} must be text")
-    index, count = values["shard"]
-    if not 0 <= index < count:
+    index, count = settings.shard
+    if index >= count:
         raise LabError(
-            f"shard: {values['shard']} must be index and count, the index below the count"
+            f"shard: {settings.shard} must be index and count, the index below the count"
         )
-    weights, of_backbone = values["checkpoint"], values["backbone"].get("checkpoint")
+    weights, of_backbone = settings.checkpoint, settings.backbone.get("checkpoint")
     if weights not in (None, of_backbone):
         raise LabError(
             f"checkpoint={shown(weights)}: this backbone has a file of its own; replace it by "
@@ -102,36 +184,13 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
     return dict(values)
 
 
-def _check(key: str, values: Mapping[str, Any]) -> None:
-    """Check one of `KEYS`."""
-    section, dot, name = key.rpartition(".")
-    node = values[section] if dot else values
-    if name not in node:
-        if key not in OPTIONAL:
-            raise LabError(f"{key}: needs a value")
-        return
-    annotation, *ends = KEYS[key]
-    check(key, node[name], annotation)
-    if ends and node[name] is not None:
-        within(f"{key}:", node[name], *ends)
-    if section == "paths" and not _is_path(node[name]):
-        raise LabError(f"{key}: {shown(node[name])} must be the path of a folder")
-
-
-def _is_path(text: str) -> bool:
-    try:
-        longest = max(len(part) for part in os.fsencode(text).split(os.sep.encode()))
-    except UnicodeEncodeError:
-        return False
-    return bool(text.strip()) and "\0" not in text and longest <= LONGEST_NAME
-
-
-def _refuse_slips(section: str, values: Mapping[str, Any]) -> None:
-    """Refuse a key that nearly equals one of `KEYS`: a slip, which would be ignored silently. Other
-    keys are allowed, because a preset may define one for its own interpolations."""
-    places = [key.rpartition(".") for key in KEYS]
-    keys = [name for place, _, name in places if place == section]
-    for key in map(str, values[section] if section else values):
-        if key not in keys and difflib.get_close_matches(key, keys, cutoff=0.75):
-            error = unknown("key", key, keys)
-            raise LabError(f"{section}: {error}") if section else error
+def _first(error: ValidationError) -> str:
+    """The first error of pydantic, worded like those of `sclip_lab.core.values`."""
+    details = error.errors()[0]
+    key = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "missing":
+        return f"{key}: needs a value"
+    if isinstance(slip := details.get("ctx", {}).get("error"), LabError):
+        return f"{key}: {slip}" if key else str(slip)
+    words = _WORDS.get(details["type"], details["msg"])
+    return f"{key}: {shown(details['input'])} must be {words.format(**details.get('ctx', {}))}"

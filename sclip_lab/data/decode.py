@@ -28,7 +28,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from sclip_lab.core.errors import LabError
 
 SIZE_VARIABLE = "SCLIP_LAB_MAX_MEGAPIXELS"
 MEGAPIXELS = 179.0
+LONGEST_NAME = 1024  # letters of a file's name below a folder
 LARGEST_LIST, LARGEST_JSON = 64 << 20, 2 << 30  # bytes; COCO's largest annotations have 450 MB
 PHOTO_MODES = (
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
@@ -81,12 +82,8 @@ def is_turned(content: bytes) -> bool:
 
 def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """(height, width, 3) uint8 RGB of a photo, turned upright by its EXIF tag, as the field's
-    loader (cv2) does. ``content`` is the file's bytes, if they are in memory already.
-
-    Raises:
-        LabError: the file is missing, empty, truncated, damaged, too large, or no photo (float
-            values).
-    """
+    loader (cv2) does. ``content`` is the file's bytes, if they are in memory already. A file that
+    is missing, damaged, too large or no photo (float values) is an error."""
     with _decoded(path, "photo", content) as image:
         return _upright(image, f"photo {path}")
 
@@ -167,11 +164,8 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
 
 
 def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.stat_result:
-    """Return ``os.stat`` of a regular file of at most ``largest`` bytes.
-
-    Raises:
-        LabError: it is missing, too large, or a folder, pipe or device, whose reading may not end.
-    """
+    """Return ``os.stat`` of a regular file of at most ``largest`` bytes. One that is missing or too
+    large is an error, and so is a folder, pipe or device, whose reading may not end."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -185,6 +179,27 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
     if status.st_size > largest:
         raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
     return status
+
+
+def below(folder: Path, name: object, source: object) -> Path:
+    """Return ``folder / name``. A name in the file ``source`` that is absolute, leads out of the
+    folder, is empty, is not text, or has control characters is an error."""
+    text = name if isinstance(name, str) else ""
+    parts = PurePosixPath(text).parts
+    windows = PureWindowsPath(text)
+    wrong = (
+        not parts
+        or ".." in parts
+        or PurePosixPath(text).is_absolute()
+        or bool(windows.drive or windows.root)
+        or ".." in windows.parts
+        or not text.isprintable()
+        or len(text) > LONGEST_NAME
+    )
+    if wrong:
+        shown = ascii(name)[:80]
+        raise LabError(f"{source}: {shown} is not the name of a file below {folder}")
+    return folder / text
 
 
 def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import colorsys
-import html
 import io
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import cv2
 import numpy as np
+from jinja2 import Template
 from PIL import Image, ImageDraw, ImageFont
 
 from sclip_lab.core import files
@@ -96,25 +97,13 @@ def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) ->
     """Write ``<name>.png`` and ``<name>.html`` into ``folder`` and return both paths."""
     sheet = io.BytesIO()
     contact_sheet(name, samples, census).save(sheet, "PNG")
-    picture = base64.b64encode(sheet.getvalue()).decode()
-    colours = class_colours(len(census.pixels))
-    rows = "".join(
-        f"<tr><td>{index}</td><td><i style='background:rgb{tuple(colours[index].tolist())}'></i>"
-        f"{html.escape(label)}</td><td>{census.shares[index]:.2%}</td>"
-        f"<td>{census.occurrences[index]}</td></tr>"
-        for index, label in enumerate(census.vocabulary.names)
-    )
-    title = html.escape(name)
-    page = (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>"
-        "body{font:14px sans-serif;margin:24px}img{max-width:100%}td,th{padding:2px 12px;"
-        "text-align:right}td:nth-child(2),th:nth-child(2){text-align:left}"
-        "i{display:inline-block;width:12px;height:12px;border:1px solid;margin-right:6px}"
-        f"</style><h1>{title}</h1><p>{len(samples)} of {census.photos} photos; "
-        f"{census.share_ignored:.1%} of pixels are ignored.</p>"
-        f"<img alt='photos beside their masks in class colours' src='data:image/png;base64,"
-        f"{picture}'><table><tr><th>id</th><th>class</th><th>pixels</th><th>photos</th></tr>"
-        f"{rows}</table></html>"
+    template = resources.files(__package__).joinpath("sheet.html.j2").read_text("utf-8")
+    page = Template(template, autoescape=True).render(
+        name=name,
+        shown=len(samples),
+        census=census,
+        colours=class_colours(len(census.pixels)).tolist(),
+        picture=base64.b64encode(sheet.getvalue()).decode(),
     )
     paths = [folder / f"{name}.png", folder / f"{name}.html"]
     files.write_bytes(paths[0], sheet.getvalue())

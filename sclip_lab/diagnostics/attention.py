@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.positions import positions
+from sclip_lab.network.scene import positions
 
 
 def patch_rows(attention: Tensor, grid: tuple[int, int]) -> Tensor:

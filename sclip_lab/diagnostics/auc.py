@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,17 +26,12 @@ def area(positives: Tensor, negatives: Tensor) -> Tensor:
         return positives.new_tensor(torch.nan, dtype=torch.float64)
     # Searching for the shorter array's scores in the longer array is the quicker way round.
     few, many = sorted((hits, misses), key=len)
-    share = _twice_below(few, many) / (2 * len(hits) * len(misses))
-    return positives.new_tensor(share if few is hits else 1 - share, dtype=torch.float64)
-
-
-def _twice_below(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
-    """Sum over pairs of a value and another: 2 if the other is below, 1 if equal; both sorted."""
-    below = np.searchsorted(others, values, "left")
+    below = np.searchsorted(many, few, "left")
     # Equal scores are rare: they are counted only for values that have some.
-    tied = values == others[np.minimum(below, len(others) - 1)]
-    ties = np.searchsorted(others, values[tied], "right") - below[tied]
-    return 2 * int(below.sum()) + int(ties.sum())
+    tied = few == many[np.minimum(below, len(many) - 1)]
+    ties = np.searchsorted(many, few[tied], "right") - below[tied]
+    share = (2 * int(below.sum()) + int(ties.sum())) / (2 * len(hits) * len(misses))
+    return positives.new_tensor(share if few is hits else 1 - share, dtype=torch.float64)
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:

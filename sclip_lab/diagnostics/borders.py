@@ -44,14 +44,13 @@ def band(region: npt.NDArray[np.bool_], distance: int) -> npt.NDArray[np.bool_]:
 
 
 def window_border_error(
-    prediction: Labels, mask: Labels, plan: Plan, patch_size: int, ignore_index: int = 255
+    prediction: Labels, mask: Labels, plan: Plan, ignore_index: int = 255
 ) -> float:
     """Error rate within a patch of a window's edge, less the error rate elsewhere.
 
     A definition of this laboratory. Neither window edges that are edges of the photo count, nor
-    pixels whose mask is ``ignore_index``. ``patch_size`` is in pixels of the resized photo, from
-    which windows are cut. In -1 .. 1: above 0, seams show; NaN where there is one window, or where
-    no pixel is near an edge, or none elsewhere.
+    pixels whose mask is ``ignore_index``. In -1 .. 1: above 0, seams show; NaN where there is one
+    window, or where no pixel is near an edge, or none elsewhere.
     """
     near = [np.zeros(side, bool) for side in plan.target]
     for axis, (windows, flags) in enumerate(zip((plan.rows, plan.columns), near, strict=True)):
@@ -60,7 +59,7 @@ def window_border_error(
         for start in windows.starts:
             for edge in (start, start + windows.crop):
                 if 0 < edge < side:
-                    flags |= np.abs(place - edge) < patch_size
+                    flags |= np.abs(place - edge) < windows.patch
     close = near[0][:, None] | near[1]
     counted = mask != ignore_index
     wrong = prediction != mask

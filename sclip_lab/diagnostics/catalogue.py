@@ -28,10 +28,25 @@ from sclip_lab.diagnostics import (
 )
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import Measure, OfLayer
-from sclip_lab.diagnostics.observation import Observation, SegmentedPhoto
+from sclip_lab.diagnostics.observation import Observation
 
 Compute = Callable[[Observation], Tensor]
 Functions = dict[str, Callable[..., Any]]  # functions of a `Measure` by the names of its fields
+
+
+def _of(function: Callable[..., Tensor], *parts: str, **options: Any) -> Compute:
+    """A measure of some parts of an observation, which the function gets in this order."""
+    return lambda windows: function(*(getattr(windows, part) for part in parts), **options)
+
+
+def _of_photo(function: Callable[..., float], *parts: str) -> Compute:
+    """A measure of parts of a photo; each of its windows has the photo's number."""
+
+    def of_windows(windows: Observation) -> Tensor:
+        number = function(*(getattr(windows.photo, part) for part in parts))
+        return torch.full_like(windows.undefined, number)
+
+    return of_windows
 
 
 def _of_weights(function: Callable[[Tensor], Tensor]) -> Functions:
@@ -65,22 +80,31 @@ def _mass_by_head(weights: Tensor, windows: Observation) -> Tensor:
     return same_class.inter_class_mass(weights.flatten(0, 1), repeated).view(batch, heads)
 
 
-def _layers(windows: Observation) -> Layers:
-    assert windows.layers is not None
-    return windows.layers
-
-
 def _of_tokens(function: Callable[[Tensor], Tensor]) -> OfLayer:
     return lambda layers, layer, _: function(layers.patches(layers.entered(layer).tokens))
 
 
-def _of_features(function: Callable[[Tensor], Tensor], unit: bool) -> Functions:
-    """A measure of patch embeddings, of unit length if ``unit``; in a layer it takes tokens."""
+def _of_features(function: Callable[[Tensor], Tensor], part: str) -> Functions:
+    """A measure of patch embeddings, which in a layer takes tokens."""
+    return {"compute": _of(function, part), "of_layer": _of_tokens(function)}
+
+
+def _of_layers(function: Callable[[Layers], Tensor | None]) -> Compute:
+    """A measure of the network's blocks; None where a variant has no such number."""
+
+    def of_windows(windows: Observation) -> Tensor:
+        assert windows.layers is not None
+        number = function(windows.layers)
+        return windows.undefined if number is None else number
+
+    return of_windows
+
+
+def _of_stream(function: Callable[[Layers, Tensor], Tensor]) -> Functions:
+    """A measure of the tokens behind the last block, and of those that enter a layer."""
     return {
-        "compute": lambda windows: function(
-            windows.features if unit else windows.patches.flatten(1, 2)
-        ),
-        "of_layer": _of_tokens(function),
+        "compute": _of_layers(lambda layers: function(layers, layers.stream)),
+        "of_layer": lambda layers, layer, _: function(layers, layers.entered(layer).tokens),
     }
 
 
@@ -90,18 +114,13 @@ def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
     return features.class_similarity(layers.patches(tokens), tokens[:, 0].float())
 
 
-def _residual_ratio(layers: Layers, layer: int, _: Observation) -> Tensor | None:
+def _residual_ratio(layers: Layers, layer: int) -> Tensor | None:
     weights, entered = layers.attention(layer), layers.entered(layer)
-    if weights is None or weights.shape[-1] != entered.tokens.shape[1]:
+    if weights is None or weights.shape[-1] != entered.tokens.shape[1]:  # among patches alone
         return None
     return features.residual_ratio(
         entered.tokens, entered.block.output(weights, entered.projected("value"))
     )
-
-
-def _last_residual_ratio(windows: Observation) -> Tensor:
-    ratio = _residual_ratio(_layers(windows), _layers(windows).last, windows)
-    return windows.undefined if ratio is None else ratio  # None: weights among patches alone
 
 
 def _cka(layers: Layers, tokens: Tensor) -> Tensor:
@@ -111,44 +130,19 @@ def _cka(layers: Layers, tokens: Tensor) -> Tensor:
     return features.linear_cka(layers.patches(tokens), stream)
 
 
-def _classes(windows: Observation) -> Tensor:
-    assert windows.similarity is not None
-    return windows.similarity.flatten(1, 2)
-
-
-def _of_classes(function: Callable[[Tensor, Tensor], Tensor]) -> Compute:
-    """A measure of the similarity maps of the classes that a window holds."""
-    return lambda windows: function(_classes(windows), windows.flat_labels)
-
-
-def _of_pairs(function: Callable[..., Tensor]) -> Compute:
-    """A measure of how attention goes with the classes of two patches."""
-    return lambda windows: function(windows.mean_weights, windows.flat_labels)
-
-
-def _of_matched(function: Callable[..., Tensor]) -> Compute:
-    """A measure of how attention goes with the classes of two patches at equal distances."""
-    return lambda windows: function(windows.mean_weights, windows.flat_labels, windows.grid)
-
-
 def _moved(windows: Observation, position: int) -> Tensor:
     """One of the two cosines of `shift.compare`."""
-    layers = _layers(windows)
+    layers = windows.layers
+    assert layers is not None
     if layers.encoded.state.grid is not None:  # windows move by one patch of the input's grid
         return windows.undefined
     return shift.compare(windows.patches.float(), layers.moved_features)[position]
 
 
-def _of_photo(function: Callable[[SegmentedPhoto, int], float]) -> Compute:
-    """A measure of a photo; each of its windows has the photo's number."""
-
-    def of_windows(windows: Observation) -> Tensor:
-        assert windows.photo is not None
-        return torch.full_like(windows.undefined, function(windows.photo, windows.patch_size))
-
-    return of_windows
-
-
+# Attributes of an `Observation`: attention between patches, similarity of features, similarity
+# maps of classes, each with the classes of the patches.
+OF_PAIRS, OF_FEATURES = ("mean_weights", "flat_labels"), ("cosines", "flat_labels")
+OF_CLASSES = ("class_maps", "flat_labels")
 FUNCTIONS: dict[str, Compute | Functions] = {
     "attention_entropy": _of_weights(attention.attention_entropy),
     "mean_attention_distance": {
@@ -159,66 +153,47 @@ FUNCTIONS: dict[str, Compute | Functions] = {
     "diagonal_mass": _of_weights(attention.diagonal_mass),
     "self_argmax_rate": _of_weights(attention.self_argmax_rate),
     "inter_class_mass": {
-        "compute": _of_pairs(same_class.inter_class_mass),
+        "compute": _of(same_class.inter_class_mass, *OF_PAIRS),
         "of_layer": _by_head(_mass_by_head),
     },
-    "inter_class_share": lambda windows: same_class.inter_class_share(windows.flat_labels),
-    "inter_class_mass_relative": _of_pairs(same_class.relative_mass),
-    "inter_class_mass_matched": _of_matched(same_class.matched_mass),
-    "attention_same_class_auroc": _of_pairs(same_class.same_class_auroc),
-    "attention_same_class_auroc_matched": _of_matched(same_class.matched_auroc),
-    "attention_same_class_ap": _of_pairs(same_class.same_class_ap),
-    "feature_same_class_auroc": lambda windows: same_class.same_class_auroc(
-        windows.cosines, windows.flat_labels, symmetric=True
+    "inter_class_share": _of(same_class.inter_class_share, "flat_labels"),
+    "inter_class_mass_relative": _of(same_class.relative_mass, *OF_PAIRS),
+    "inter_class_mass_matched": _of(same_class.matched_mass, *OF_PAIRS, "grid"),
+    "attention_same_class_auroc": _of(same_class.same_class_auroc, *OF_PAIRS),
+    "attention_same_class_auroc_matched": _of(same_class.matched_auroc, *OF_PAIRS, "grid"),
+    "attention_same_class_ap": _of(same_class.same_class_ap, *OF_PAIRS),
+    "feature_same_class_auroc": _of(same_class.same_class_auroc, *OF_FEATURES, symmetric=True),
+    "feature_same_class_auroc_matched": _of(same_class.matched_auroc, *OF_FEATURES, "grid"),
+    "feature_same_class_ap": _of(same_class.same_class_ap, *OF_FEATURES, symmetric=True),
+    "same_class_share": _of(same_class.same_class_share, "flat_labels"),
+    "class_similarity": _of(features.class_similarity, "features", "class_embedding"),
+    "class_token_similarity": _of_stream(_to_class_token),
+    "feature_invariance": _of_features(features.feature_invariance, "features"),
+    "effective_rank": _of_features(features.effective_rank, "features"),
+    "rank_one_residual": _of_features(features.rank_one_residual, "flat_patches"),
+    "outlier_fraction": _of_features(features.outlier_fraction, "flat_patches"),
+    "high_norm_rate": _of_stream(
+        lambda layers, tokens: features.high_norm_rate(layers.patches(tokens))
     ),
-    "feature_same_class_auroc_matched": lambda windows: same_class.matched_auroc(
-        windows.cosines, windows.flat_labels, windows.grid
-    ),
-    "feature_same_class_ap": lambda windows: same_class.same_class_ap(
-        windows.cosines, windows.flat_labels, symmetric=True
-    ),
-    "same_class_share": lambda windows: same_class.same_class_share(windows.flat_labels),
-    "class_similarity": lambda windows: features.class_similarity(
-        windows.features, windows.class_embedding
-    ),
-    "class_token_similarity": {
-        "compute": lambda windows: _to_class_token(_layers(windows), _layers(windows).stream),
-        "of_layer": lambda layers, layer, _: _to_class_token(layers, layers.entered(layer).tokens),
+    "residual_ratio": {
+        "compute": _of_layers(lambda layers: _residual_ratio(layers, layers.last)),
+        "of_layer": lambda layers, layer, _: _residual_ratio(layers, layer),
     },
-    "feature_invariance": _of_features(features.feature_invariance, unit=True),
-    "effective_rank": _of_features(features.effective_rank, unit=True),
-    "rank_one_residual": _of_features(features.rank_one_residual, unit=False),
-    "outlier_fraction": _of_features(features.outlier_fraction, unit=False),
-    "high_norm_rate": {
-        "compute": lambda windows: features.high_norm_rate(
-            _layers(windows).patches(_layers(windows).stream)
-        ),
-        "of_layer": _of_tokens(features.high_norm_rate),
-    },
-    "residual_ratio": {"compute": _last_residual_ratio, "of_layer": _residual_ratio},
-    "cka_to_plain": lambda windows: _cka(_layers(windows), _layers(windows).untouched()),
+    "cka_to_plain": _of_layers(lambda layers: _cka(layers, layers.untouched())),
     "cka_to_output": {
-        "compute": lambda windows: _cka(
-            _layers(windows), _layers(windows).entered(_layers(windows).last).tokens
-        ),
+        "compute": _of_layers(lambda layers: _cka(layers, layers.entered(layers.last).tokens)),
         "of_layer": lambda layers, layer, _: _cka(layers, layers.entered(layer).tokens),
     },
     "shift_equivariance": lambda windows: _moved(windows, 0),
     "shift_shuffled": lambda windows: _moved(windows, 1),
-    "pointing_game": _of_classes(localisation.pointing_game),
-    "relevance_mass": _of_classes(localisation.relevance_mass),
-    "rank_accuracy": _of_classes(localisation.rank_accuracy),
-    "localisation_auc": _of_classes(localisation.localisation_auc),
-    "localisation_auc_shuffled": _of_classes(
-        lambda maps, names: localisation.localisation_auc(maps, names, shuffled=True)
-    ),
-    "boundary_iou": _of_photo(
-        lambda s, _: borders.boundary_iou(s.prediction, s.mask, s.ignore_index)
-    ),
+    "pointing_game": _of(localisation.pointing_game, *OF_CLASSES),
+    "relevance_mass": _of(localisation.relevance_mass, *OF_CLASSES),
+    "rank_accuracy": _of(localisation.rank_accuracy, *OF_CLASSES),
+    "localisation_auc": _of(localisation.localisation_auc, *OF_CLASSES),
+    "localisation_auc_shuffled": _of(localisation.localisation_auc, *OF_CLASSES, shuffled=True),
+    "boundary_iou": _of_photo(borders.boundary_iou, "prediction", "mask", "ignore_index"),
     "window_border_error": _of_photo(
-        lambda s, patch: borders.window_border_error(
-            s.prediction, s.mask, s.plan, patch, s.ignore_index
-        )
+        borders.window_border_error, "prediction", "mask", "plan", "ignore_index"
     ),
     "patch_retrieval_miou": {
         "compute": lambda windows: windows.undefined,

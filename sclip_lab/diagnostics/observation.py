@@ -83,12 +83,23 @@ class Observation:
     @cached_property
     def features(self) -> Tensor:
         """(batch, patches, embed_dim) float32 of unit length."""
-        return F.normalize(self.patches.flatten(1, 2).float(), dim=-1)
+        return F.normalize(self.flat_patches.float(), dim=-1)
 
     @cached_property
     def cosines(self) -> Tensor:
         """(batch, patches, patches) cosines of two patches' features."""
         return self.features @ self.features.mT
+
+    @property
+    def flat_patches(self) -> Tensor:
+        """(batch, patches, embed_dim) patch embeddings, not normalised."""
+        return self.patches.flatten(1, 2)
+
+    @property
+    def class_maps(self) -> Tensor:
+        """(batch, patches, classes) `similarity`, for measures that need it."""
+        assert self.similarity is not None
+        return self.similarity.flatten(1, 2)
 
     @property
     def undefined(self) -> Tensor:

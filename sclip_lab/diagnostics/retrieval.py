@@ -44,18 +44,15 @@ def patch_retrieval(
         weights = (near.values / temperature).softmax(-1)
         votes = weights.new_zeros(len(queries), int(answers.max()) + 1)
         votes.scatter_add_(1, answers[near.indices], weights)
-        scores.append(_mean_iou(votes.argmax(-1), truth))
+        guess = votes.argmax(-1)
+        ious = []
+        for label in truth.unique():
+            one, other = guess == label, truth == label
+            ious.append(float((one & other).sum() / (one | other).sum()))
+        scores.append(float(np.mean(ious)))
     return scores
 
 
 def some(count: int, limit: int = 256) -> np.ndarray:
     """Which of ``count`` patches are kept: at most ``limit``, in equal steps."""
     return np.linspace(0, count - 1, min(count, limit)).round().astype(int)
-
-
-def _mean_iou(guess: Tensor, truth: Tensor) -> float:
-    scores = []
-    for label in truth.unique():
-        one, other = guess == label, truth == label
-        scores.append(float((one & other).sum() / (one | other).sum()))
-    return float(np.mean(scores))

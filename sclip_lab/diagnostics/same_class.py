@@ -16,9 +16,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.positions import squared_distances
 from sclip_lab.diagnostics.auc import area, average_precision
 from sclip_lab.diagnostics.observation import VOID
+from sclip_lab.network.scene import squared_distances
 
 
 def inter_class_mass(weights: Tensor, labels: Tensor) -> Tensor:

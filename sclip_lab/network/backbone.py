@@ -134,11 +134,8 @@ class Backbone:
         return {} if tokens is None else {"tokens": tokens}
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the number of patches along height and width of an image.
-
-        Raises:
-            LabError: the image is smaller than one patch.
-        """
+        """Return the number of patches along height and width of an image. An image that is smaller
+        than one patch is an error."""
         patch = self.patch_size
         grid = cells(height, patch, self.padding), cells(width, patch, self.padding)
         if min(grid) < 1:
@@ -147,15 +144,23 @@ class Backbone:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise (batch, 3, height, width) RGB in 0 .. 255 to the network's input, float32."""
-        key = images.device, self.mean, self.std
+        mean, std = self._columns(images.device)
+        return (images.float() - mean) / std
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Return the RGB in 0 .. 255 of normalised images, (..., 3, height, width)."""
+        mean, std = self._columns(images.device)
+        return images * std + mean
+
+    def _columns(self, device: torch.device) -> list[Tensor]:
+        key = device, self.mean, self.std
         if key not in self._statistics:  # a GPU waits for each copy, so they are copied once
             with torch.inference_mode(False):
                 self._statistics[key] = [
-                    torch.tensor(values, device=images.device).view(-1, 1, 1)
+                    torch.tensor(values, device=device).view(-1, 1, 1)
                     for values in (self.mean, self.std)
                 ]
-        mean, std = self._statistics[key]
-        return (images.float() - mean) / std
+        return self._statistics[key]
 
     @torch.inference_mode()
     def embed(self, images: Tensor, position_embedding: str | None = None) -> Tensor:

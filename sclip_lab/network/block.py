@@ -149,11 +149,8 @@ class Block:
         return self.norm_1(tokens).to(self.dtype)
 
     def heads(self, x: Tensor) -> PerHead:
-        """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim).
-
-        Raises:
-            LabError: ``x`` has another number of channels.
-        """
+        """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim); another number of
+        channels is an error."""
         batch, tokens, channels = x.shape
         if channels % self.head_dim:
             raise LabError(

@@ -6,7 +6,6 @@ or by the name of the authors' torch.hub entry; weights from timm, from a local 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.identity import digest
 from sclip_lab.core.values import within
-from sclip_lab.network.backbone import Backbone, digest
-from sclip_lab.network.scene import Placement
-from sclip_lab.network.structure import structure
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.scene import Grid, Placement
 from sclip_lab.network.vit import HUB_NAMES, load_vit
 
 FACETS = ("token", "query", "key", "value")
@@ -35,24 +34,17 @@ class Guide:
     """A second network.
 
     Attributes:
-        name: for tables.
-        model: a timm model, frozen.
-        tower: ``model`` block by block, a `sclip_lab.network.timm_tower.TimmTower`.
-        mean, std: channel statistics in 0 .. 255, RGB.
+        network: a vision transformer of timm, frozen.
         layer: the block whose output is taken, -1 the last.
         facet: ``token`` for the block's output behind the last norm, or ``query``, ``key`` or
             ``value`` of its attention, before a rotary embedding turns them.
         scope: ``windows``: each window is one image; ``photo``: the whole photo is one image, and
             each window gets its part of those features.
         scale: factor on the sides of images before the network sees them.
-        weights: where the weights of ``model`` are from.
+        weights: where the weights of ``network`` are from.
     """
 
-    name: str
-    model: Any
-    tower: Any
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    network: Backbone
     layer: int = -1
     facet: str = "token"
     scope: str = "windows"
@@ -62,31 +54,25 @@ class Guide:
     @property
     def description(self) -> dict[str, Any]:
         """What identifies the guide besides the values of its weights."""
-        names = ("name", "weights", "layer", "facet", "scope", "scale")
-        return {name: getattr(self, name) for name in names}
+        names = ("weights", "layer", "facet", "scope", "scale")
+        return {"name": self.network.name, **{name: getattr(self, name) for name in names}}
 
     @cached_property
     def key(self) -> str:
-        """Return the sha256 of every weight and of everything else that changes the features."""
-        settings = {
-            "structure": structure(self.model),
-            **{k: getattr(self, k) for k in ("mean", "std", "layer", "facet", "scope", "scale")},
-        }
-        return digest(json.dumps(settings, sort_keys=True), self.model.state_dict())
+        """Digest of every weight and of everything else that changes the features."""
+        return digest([self.network.key, self.layer, self.facet, self.scope, self.scale])
+
+    def grid(self, height: int, width: int) -> Grid:
+        """(grid_h, grid_w) of the features of an image of so many pixels."""
+        sides = (side * self.scale / self.network.patch_size for side in (height, width))
+        grid_h, grid_w = (max(1, round(side)) for side in sides)
+        return grid_h, grid_w
 
     def input(self, images: Tensor, backbone: Backbone) -> Tensor:
         """Turn images that are normalised for the backbone into this network's input. They get this
         network's statistics, and their sides are scaled and rounded to whole patches (bilinear)."""
-
-        def column(values: tuple[float, ...]) -> Tensor:
-            return torch.tensor(values, device=images.device).view(-1, 1, 1)
-
-        rgb = images * column(backbone.std) + column(backbone.mean)
-        images = (rgb - column(self.mean)) / column(self.std)
-        size = [
-            max(1, round(side * self.scale / self.tower.patch_size)) * self.tower.patch_size
-            for side in images.shape[-2:]
-        ]
+        images = self.network.normalise(backbone.pixels(images))
+        size = [cells * self.network.patch_size for cells in self.grid(*images.shape[-2:])]
         if list(images.shape[-2:]) != size:
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         return images
@@ -94,21 +80,19 @@ class Guide:
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) from `input` -> (batch, channels, grid_h, grid_w) float32."""
-        images = images.to(next(self.model.parameters()).device)
-        height, width = (side // self.tower.patch_size for side in images.shape[-2:])
-        blocks = self.tower.blocks_on((height, width))
-        tokens = self.tower.embed(self.tower.patches(images), (height, width), TIMMS_RULE)
+        grid = self.network.grid(*images.shape[-2:])
+        blocks, tokens = self.network.blocks_on(grid), self.network.embed(images, TIMMS_RULE)
         for block in blocks[: self.layer % len(blocks)]:
             tokens = block.plain(tokens)
         block = blocks[self.layer]
         if self.facet == "token":
-            features = self.tower.normed(block.plain(tokens), (height, width))
+            tower: Any = self.network.tower  # timm's
+            features = tower.normed(block.plain(tokens), grid)
         else:
             rotated = self.facet in ("query", "key")
             name = f"{self.facet}_before_rotation" if rotated else self.facet
             features = block.project(block.norm(tokens), name).transpose(1, 2).flatten(2)
-        patches = features[:, block.prefix :].unflatten(1, (height, width))
-        return patches.permute(0, 3, 1, 2).float()
+        return features[:, block.prefix :].unflatten(1, grid).permute(0, 3, 1, 2).float()
 
     def of_windows(self, windows: Tensor, backbone: Backbone) -> Tensor:
         """Features of windows as images of their own: (windows, channels, grid_h, grid_w)."""
@@ -134,7 +118,7 @@ class Guide:
             network would have patches in a window.
         """
         whole = self.of_windows(photo[None], backbone) if whole is None else whole
-        grid = [max(1, round(side * self.scale / self.tower.patch_size)) for side in size]
+        grid = self.grid(*size)
         places = []
         for top, left in placement.corners:
             y = top + size[0] * (torch.arange(grid[0]) + 0.5) / grid[0]
@@ -199,15 +183,4 @@ def load_guidance(
     if not -network.depth <= layer < network.depth:
         raise LabError(f"guidance.layer {layer}: {name} has {network.depth} blocks")
     source = f"timm {timm_name}" if fetched else f"random, seed {seed}"
-    return Guide(
-        name=name,
-        model=network.model,
-        tower=network.tower,
-        mean=network.mean,
-        std=network.std,
-        layer=layer,
-        facet=facet,
-        scope=scope,
-        scale=scale,
-        weights=source if checkpoint is None else str(checkpoint),
-    )
+    return Guide(network, layer, facet, scope, scale, str(checkpoint) if checkpoint else source)

@@ -6,18 +6,18 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
 from torch import Tensor, nn
 
 from sclip_lab.core.errors import LabError, printable, unknown
-from sclip_lab.core.values import LARGEST_SEED, check, within
+from sclip_lab.core.values import LARGEST_SEED, check_arguments, within
 from sclip_lab.network import pretrained_tags, tower
 from sclip_lab.network.architecture import (
     check_architecture,
@@ -41,7 +41,7 @@ from sclip_lab.network.fit import (
 )
 from sclip_lab.network.planned import planned_clip, planning
 from sclip_lab.network.position_embedding import DEFAULT_RULE
-from sclip_lab.network.precision import PRECISIONS, lower_precision
+from sclip_lab.network.precision import Precision, lower_precision
 from sclip_lab.network.pretrained_tags import check_activation, computes_quick_gelu
 from sclip_lab.network.tokenizer import Tokenizer
 
@@ -72,14 +72,14 @@ def load_backbone(
     architecture: Mapping[str, Any] | str | Path | None = None,
     text_folder: str | Path | None = None,
     quick_gelu: bool | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     device: str = "auto",
     seed: int = 0,
     position_embedding: str = DEFAULT_RULE,
-    padding: str = "floor",
+    padding: Literal["floor", "corner"] = "floor",
     layer_norm_eps: float | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
 ) -> Backbone:
     """Load a CLIP, frozen.
 
@@ -119,11 +119,10 @@ def load_backbone(
             that are not finite, an activation that the weights were not trained with, or a model
             in memory that was patched, hooked or adapted.
     """
-    _check_numbers(seed, layer_norm_eps, mean, std)
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    if padding not in ("floor", "corner"):
-        raise unknown("padding", padding, ("floor", "corner"))
+    check_options(
+        precision=precision, padding=padding, seed=seed, layer_norm_eps=layer_norm_eps, mean=mean,
+        std=std,
+    )  # fmt: skip
     others = (pretrained, checkpoint, state_dict, architecture, weights, text_folder)
     if model is not None and any(other is not None for other in others):
         raise LabError(
@@ -168,7 +167,13 @@ def load_backbone(
             if state_dict is None:
                 raise LabError("name an architecture, for example ViT-B-16-quickgelu")
             if not is_openai:
-                raise _unnamed(state_dict, source)
+                fitting = fitting_names(state_dict)
+                names = f" Its shapes fit {', '.join(fitting)}." if fitting else ""
+                raise LabError(
+                    f"{source}: name the architecture, as in backbone=ViT-B-16. Only OpenAI's own "
+                    "files go without one: weights do not say how wide heads are, nor their "
+                    f"activation.{names}"
+                )
             architecture = infer_architecture(state_dict)
             quick_gelu, states_activation = quick_gelu in (None, True), True
         elif is_openai or (architecture is None and "model_cfg" in notes):
@@ -189,9 +194,7 @@ def load_backbone(
         find_statistics = partial(
             pretrained_tags.statistics, model.visual, name, tag, has_weights, notes
         )
-    if mean is None or std is None:
-        stated = find_statistics()
-        mean, std = mean or stated[0], std or stated[1]
+    stated = (mean, std) if mean and std else find_statistics()
     if hasattr(model, "text_decoder"):
         model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
     is_random = pretrained is None and state_dict is None and where is None
@@ -201,8 +204,8 @@ def load_backbone(
         tokenize=tokenize,
         position_embedding=position_embedding,
         padding=padding,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=tuple(mean or stated[0]),
+        std=tuple(std or stated[1]),
         description={
             "name": name,
             # Weights of a file or of the call take a tag's place.
@@ -229,7 +232,7 @@ def load_backbone(
     return prepared(backbone, precision, device)
 
 
-def prepared(backbone: Backbone, precision: str, device: str) -> Backbone:
+def prepared(backbone: Backbone, precision: Precision, device: str) -> Backbone:
     """Freeze a network, move it to a device and lower its precision; its description gets both."""
     backbone.to(device).model.eval().requires_grad_(False)
     lower_precision(backbone.tower, precision)
@@ -238,32 +241,16 @@ def prepared(backbone: Backbone, precision: str, device: str) -> Backbone:
     return backbone
 
 
-def _unnamed(state_dict: Mapping[str, Any], source: str) -> LabError:
-    """Return the error for weights without a name, which do not say how wide heads are and which
-    activation they need."""
-    fitting = fitting_names(state_dict)
-    names = f" Its shapes fit {', '.join(fitting)}." if fitting else ""
-    return LabError(
-        f"{source}: name the architecture, as in backbone=ViT-B-16. Only OpenAI's own files go "
-        f"without one: weights do not say how wide heads are, nor their activation.{names}"
-    )
-
-
-def _check_numbers(
-    seed: int,
-    layer_norm_eps: float | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> None:
-    check("seed", seed, int)
-    within("seed", seed, 0, LARGEST_SEED)
-    check("layer_norm_eps", layer_norm_eps, float | None)
-    if layer_norm_eps is not None:
-        within("layer_norm_eps", layer_norm_eps, 0, 1, above=True)
-    for name, values in (("mean", mean), ("std", std)):
-        check(name, values, tuple[float, float, float] | None)
-        for value in values or ():
-            within(name, value, 0, 1e3, above=name == "std")
+def check_options(prefix: str = "", **options: Any) -> None:
+    """Refuse wrong values of the options that `load_backbone` shares with other loaders; errors
+    have ``prefix`` before the name."""
+    check_arguments(load_backbone, options, prefix)
+    within(f"{prefix}seed", options["seed"], 0, LARGEST_SEED)
+    if (epsilon := options.get("layer_norm_eps")) is not None:
+        within(f"{prefix}layer_norm_eps", epsilon, 0, 1, above=True)
+    for name in ("mean", "std"):
+        for value in options[name] or ():
+            within(f"{prefix}{name}", value, 0, 1e3, above=name == "std")
 
 
 @contextmanager
@@ -317,11 +304,8 @@ def _from_memory(
 
 
 def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tags.Statistics:
-    """Return the channel statistics that a model in memory or its image transform states.
-
-    Raises:
-        LabError: neither does.
-    """
+    """Return the channel statistics that a model in memory or its image transform states. An error
+    if neither does."""
     steps = getattr(preprocess, "transforms", ())
     stated: list[Mapping[str, Any]] = [vars(step) for step in steps if hasattr(step, "std")]
     if isinstance(preprocess, Mapping):
@@ -344,14 +328,9 @@ def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tag
 
 
 def _check_forward(network: Backbone) -> None:
-    """Compare a model in memory with its own forward on noise.
-
-    Blocks are computed from their weights, so that a patched forward, a hook or an adapter would
-    be left out without a sign.
-
-    Raises:
-        LabError: they differ, or the weights are not those of a plain network.
-    """
+    """Compare a model in memory with its own forward on noise. Blocks are computed from their
+    weights, so that a patched forward, a hook or an adapter would be left out without a sign. A
+    difference is an error, and so are weights that are not those of a plain network."""
     kind, square = next(network.model.parameters()).dtype, (network.image_size,) * 2
     size = getattr(getattr(network.model, "visual", None), "image_size", square)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -594,11 +573,7 @@ def check_device(device: str) -> str:
 
 
 def check_finite(model: Any, source: str) -> None:
-    """Refuse weights that are not finite.
-
-    Raises:
-        LabError: the message names the first such weight.
-    """
+    """Refuse weights that are not finite; the error names the first."""
     for name, tensor in model.state_dict().items():
         if name.endswith(("put_min", "put_max")):  # Gemma's limits, infinite where there are none
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,20 +11,15 @@ from sclip_lab.network.linear import QUICK_GELU, is_quick_gelu
 from sclip_lab.network.rates import bf16_gain
 from sclip_lab.network.tower import Tower
 
-PRECISIONS = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bf16_fast": torch.bfloat16,
-    "fp16": torch.float16,
-}
+Precision = Literal["fp32", "bf16", "bf16_fast", "fp16"]
 # Number of first blocks that ``bf16`` leaves in fp32, and the gain from which ``bf16_fast`` lowers
 # them too.
 KEPT_BLOCKS = 2
 SEVERAL_TIMES = 3.0
 
 
-def lower_precision(tower: Tower, precision: str) -> None:
-    """Lower the matrix products of the image tower's blocks to a key of ``PRECISIONS``, in place.
+def lower_precision(tower: Tower, precision: Precision) -> None:
+    """Lower the precision of the matrix products of the image tower's blocks, in place.
 
     Norms, the token stream, patch embedding, final projection and text tower keep their precision:
     they take little time, and rounding them costs more agreement with fp32 than all products
@@ -32,10 +27,10 @@ def lower_precision(tower: Tower, precision: str) -> None:
     each of the two changes more labels than any later one. ``bf16_fast`` lowers them too where the
     machine multiplies bf16 several times as fast as fp32; elsewhere it is ``bf16``.
     """
-    dtype = PRECISIONS[precision]
-    if dtype == torch.float32:
+    if precision == "fp32":
         return
-    in_fp32 = KEPT_BLOCKS if dtype == torch.bfloat16 else 0
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    in_fp32 = 0 if precision == "fp16" else KEPT_BLOCKS
     if (
         precision == "bf16_fast"
         and bf16_gain(next(tower.blocks[0].module.parameters()).device) >= SEVERAL_TIMES

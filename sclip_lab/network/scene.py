@@ -20,6 +20,17 @@ MISSING = (
 )
 
 
+def positions(grid: Grid) -> Tensor:
+    """(patches, 2) int64 row and column of each patch, row-major."""
+    return torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))
+
+
+def squared_distances(grid: Grid) -> Tensor:
+    """(patches, patches) int64 squared distances, in patches."""
+    position = positions(grid)
+    return (position[:, None] - position[None]).square().sum(-1)
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where the windows of one photo lie.
@@ -120,11 +131,8 @@ class Scene:
 
     @property
     def photos(self) -> tuple[Placement, ...]:
-        """Tell which windows are of one photo, and where they lie in it.
-
-        Raises:
-            LabError: the photo is worked on a few windows at a time.
-        """
+        """Which windows are of one photo, and where they lie in it. An error if the photo is worked
+        on a few windows at a time."""
         if self.placements is None:
             raise LabError(
                 "only some of the photo's windows are here; a function that looks at all of them "
@@ -152,11 +160,7 @@ class Scene:
         return Scene(guidance=None if self.guidance is None else self.guidance.of(images))
 
     def need_guidance(self, who: str) -> Guidance:
-        """Return the guidance, or refuse.
-
-        Raises:
-            LabError: there is none; the message says that ``who`` needs it.
-        """
+        """Return the guidance, or raise an error that says that ``who`` needs it."""
         if self.guidance is None:
             raise LabError(f"{who} {MISSING}")
         return self.guidance

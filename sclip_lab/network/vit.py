@@ -6,21 +6,28 @@ refuse it; ``prototypes``, which learns classes from masks of other photos, does
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.values import LARGEST_SEED, check, shown, within
+from sclip_lab.core.values import check, shown, within
 from sclip_lab.network.architecture import read_architecture
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import folder_of, read_checkpoint
 from sclip_lab.network.fit import check_config, load_timm_weights
-from sclip_lab.network.loading import check_device, check_finite, prepared, quiet, seeded
+from sclip_lab.network.loading import (
+    check_device,
+    check_finite,
+    check_options,
+    prepared,
+    quiet,
+    seeded,
+)
 from sclip_lab.network.position_embedding import DEFAULT_RULE
-from sclip_lab.network.precision import PRECISIONS
+from sclip_lab.network.precision import Precision
 from sclip_lab.network.pretrained_tags import of_note, warn_of_statistics
 
 # The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
@@ -50,13 +57,13 @@ def load_vit(
     *,
     checkpoint: str | Path | None = None,
     weights: str | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     device: str = "auto",
     seed: int = 0,
     position_embedding: str = DEFAULT_RULE,
-    padding: str = "floor",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    padding: Literal["floor", "corner"] = "floor",
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
     options: Mapping[str, Any] | None = None,
     role: str = "backbone",
 ) -> Backbone:
@@ -78,8 +85,8 @@ def load_vit(
         LabError: unknown name or tag (did you mean), a network of another kind, options that cannot
             be meant or name files, or weights that cannot be fetched, do not fit or are not finite.
     """
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    shared = {"precision": precision, "padding": padding, "seed": seed, "mean": mean, "std": std}
+    check_options(f"{role}.", **shared)
     full = HUB_NAMES.get(name, name)
     architecture, _, tag = full.partition(".")
     fetched = checkpoint is None and pretrained is not None
@@ -143,7 +150,6 @@ def _built(
     architecture = timm_name.partition(".")[0]
     if architecture not in timm.list_models():
         raise unknown(role, name, [*HUB_NAMES, *timm.list_models("*vit*")])
-    within(f"{role}.seed", seed, 0, LARGEST_SEED)
     for key, value in options.items():
         if isinstance(value, int | float):
             within(f"{role}.options.{key}", value, -1, MOST.get(key, 65_536))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
 
 from sclip_lab import results
@@ -16,7 +17,7 @@ from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import whole_counts
-from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.forked import evaluate_forked
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.paper import sections as paper_sections
@@ -32,6 +33,7 @@ from sclip_lab.run.known_words import EMBEDDED
 BENCHMARKS = (
     "voc21,context60,coco_object,voc20,cityscapes,context59,ade20k,coco_stuff164k,coco_panoptic20"
 )
+MOST_PROCESSES = 4  # unless the user asks for more
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ def sections(
     *,
     image: str | None = None,
     points: Sequence[tuple[int, int]] = (),
+    processes: int | None = 1,
 ) -> list[Section]:
     """Evaluate, judge and draw studies, for Python and notebooks.
 
@@ -60,6 +63,7 @@ def sections(
         requested: names of studies; if empty, all.
         overrides: keys of ``sclip-lab evaluate``, such as "dataset=voc21".
         image, points: for the study ``attention``: a photo's name, and (row, column) of its pixels.
+        processes: see `draw`.
 
     Returns:
         one section for each study, in the order of ``requested``, with ``rows`` (its claims),
@@ -69,7 +73,7 @@ def sections(
         LabError: unknown study or key, or nothing could be evaluated.
     """
     options = {"image": image, "points": points}
-    parts = draw(compose(requested, overrides), options)
+    parts = draw(compose(requested, overrides), options, processes)
     page, _ = paper_sections.sections(parts)
     return page[-len(parts) :]
 
@@ -130,19 +134,29 @@ def _how_to_get(dataset: str, error: str) -> str:
     return f" ({obtain}{how})" if obtain else ""
 
 
-def draw(cells: Mapping[str, Cells], options: Mapping[str, Any]) -> list[Drawn]:
+def draw(
+    cells: Mapping[str, Cells], options: Mapping[str, Any], processes: int | None = 1
+) -> list[Drawn]:
     """Evaluate what is missing of studies, and draw them.
 
-    Args: options: for the study ``attention``: ``image`` and ``points``, see `sections`.
+    Args:
+        options: for the study ``attention``: ``image`` and ``points``, see `sections`.
+        processes: copies of this process that share the images; None: one for each core up to
+            `MOST_PROCESSES` if the embedded network runs on a CPU, else one.
+
+    Raises:
+        LabError: ``processes`` below 1, or several of them on a GPU.
     """
-    evidence = _evaluate(cells, options)
+    evidence = _evaluate(cells, options, processes)
     return [
         paper_sections.draw(name, studies.load(name), evidence.get(name), part.missing)
         for name, part in cells.items()
     ]
 
 
-def _evaluate(cells: Mapping[str, Cells], options: Mapping[str, Any]) -> dict[str, Evidence]:
+def _evaluate(
+    cells: Mapping[str, Cells], options: Mapping[str, Any], processes: int | None
+) -> dict[str, Evidence]:
     """Evaluate all cells together, then take the photos that studies choose by their results."""
     configs = {name: part.config for name, part in cells.items() if part.config is not None}
     first = next(iter(configs.values()))
@@ -154,8 +168,9 @@ def _evaluate(cells: Mapping[str, Cells], options: Mapping[str, Any]) -> dict[st
         keys = {spec.key for spec in cells[name].specs}
         observers += observers_of(config, keys)
         shards.setdefault(_shard(config), []).extend(cells[name].specs)
+    copies = _count_processes(cells, processes)
     for shard, specs in shards.items():
-        evaluate(specs, store, observers=observers, shard=shard, **settings)
+        evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)
 
     def read(name: str) -> Evidence:
         return _evidence(store, cells[name].specs, options, configs[name].diagnostics)
@@ -167,15 +182,28 @@ def _evaluate(cells: Mapping[str, Cells], options: Mapping[str, Any]) -> dict[st
             if photos := study.photos(setting):
                 specs, chosen = list(setting.specs.values()), [Pictures(points=0, names=photos)]
                 shard = _shard(config)
-                evaluate(specs, store, observers=chosen, shard=shard, **settings)
+                evaluate_forked(specs, store, 1, observers=chosen, shard=shard, **settings)
                 evidence[name] = read(name)
-    log.info("%s", timings.report())
+    if timings.images or copies == 1:
+        log.info("%s", timings.report())
     return evidence
 
 
 def _shard(config: DictConfig) -> tuple[int, int]:
     index, count = config.shard
     return index, count
+
+
+def _count_processes(cells: Mapping[str, Cells], requested: int | None) -> int:
+    """The number of processes that ``processes`` of `draw` means."""
+    backbones = [spec.backbone for part in cells.values() for spec in part.specs]
+    on_cpu = all(backbone.device.type == "cpu" for backbone in backbones)
+    if requested is not None:
+        if requested < 1 or (requested > 1 and not on_cpu):
+            raise LabError(f"--processes {requested}: must be 1 or more on a CPU, and 1 on a GPU")
+        return requested
+    embedded = any(backbone.name == EMBEDDED for backbone in backbones)
+    return min(torch.get_num_threads(), MOST_PROCESSES) if on_cpu and embedded else 1
 
 
 def _evidence(

@@ -113,10 +113,11 @@ class Encoded:
             if getattr(state, name) is not None:
                 whole: Any = torch.cat([getattr(of_chunk, name) for of_chunk in states])
                 state = replace(state, **{name: whole})
-        history = tuple(
-            BlockInput(entered[0].block, partial(_cat, entered))
-            for entered in zip(*(chunk.history for chunk in chunks), strict=True)
-        )
+
+        def whole_of(entered: Sequence[BlockInput]) -> BlockInput:
+            return BlockInput(entered[0].block, lambda: torch.cat([e.tokens for e in entered]))
+
+        history = tuple(map(whole_of, zip(*(chunk.history for chunk in chunks), strict=True)))
         return replace(first, images=images, state=state, history=history, scene=scene)
 
     def part(self, windows: slice) -> Encoded:
@@ -189,7 +190,3 @@ def _not_kept() -> Tensor:
         'it is declared with sclip_lab.core.functions.uses("photo", "history"), a refinement with '
         'uses("history")'
     )
-
-
-def _cat(entered: Sequence[BlockInput]) -> Tensor:
-    return torch.cat([chunk.tokens for chunk in entered])

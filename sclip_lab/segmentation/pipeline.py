@@ -402,11 +402,11 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
     tokens = 1 + math.prod(backbone.grid(*size))
     maps, guided = tokens, 0
     if guide is not None:  # patches may be brought to its grid
-        grid = [max(1, round(side * guide.scale / guide.tower.patch_size)) for side in size]
-        maps = max(tokens, math.prod(grid))
+        patches = math.prod(guide.grid(*size))
+        maps = max(tokens, patches)
         # It runs while the first network's activations are in memory. It has a stream before and
         # behind LN, q, k, v, attention's output, and twice the hidden layer, four times as wide.
-        guided = 14 * math.prod(grid) * guide.model.embed_dim
+        guided = 14 * patches * guide.network.blocks[0].width
     # Each block's input, q, k, v and attention map; then what each variant adds.
     shared = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
     of_variants = variants * (tokens * block.width + block.num_heads * maps**2)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -105,11 +104,11 @@ def part_of(state: State, index: Any, index_of_map: Any) -> State:
 
 def parts_of(entered: Sequence[BlockInput], index: Any) -> tuple[BlockInput, ...]:
     """A part of the tokens that entered each block, taken when it is read."""
-    return tuple(BlockInput(one.block, partial(_tokens, one, index)) for one in entered)
 
+    def part(one: BlockInput) -> BlockInput:
+        return BlockInput(one.block, lambda: one.tokens[index])
 
-def _tokens(entered: BlockInput, index: Any) -> Tensor:
-    return entered.tokens[index]
+    return tuple(map(part, entered))
 
 
 def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:

@@ -148,7 +148,7 @@ def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
     words = ["mystudy", "plugins=[ideas_for_paper]", "dataset.limit=2", "dataset.height=96",
              "dataset.width=96"]  # fmt: skip
     options = ["--config-dir", str(tmp_path / "conf"), "--out", str(tmp_path / "out")]
-    assert main(["paper", *words, *options]) == 0
+    assert main(["paper", *words, *options, "--processes", "1"]) == 0
     assert len(results.specs(tmp_path / "out" / "store")) == 2  # not among the user's own cells
     text = (tmp_path / "out" / "verdicts.md").read_text(encoding="utf-8")
     assert "| mystudy | CSA is better | **no verdict** | cannot be tested here |" in text

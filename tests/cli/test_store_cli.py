@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from sclip_lab import results
 from sclip_lab.cli.main import main
+from sclip_lab.core.errors import LabError
 from tests.synthetic_store import write_store
 
 
@@ -63,8 +65,41 @@ def test_gc_deletes_what_is_lost(root: Path, capsys: pytest.CaptureFixture[str])
     assert young.exists()
 
 
-def test_list(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_and_export(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert store("list", "--store", root) == 0
     assert capsys.readouterr().out.count("\n") == 5
+    key = results.specs(root)["key"][1]
+    assert store("export", key[:12], "--store", root, "--to", tmp_path / "out" / "some") == 0
+    table = pd.read_parquet(tmp_path / "out" / "some.parquet")
+    assert set(table["spec"]) == {key[:12]}
+    assert table["pixels"].sum() == results.load(root, [key])["pixels"].sum()
+    about = json.loads((tmp_path / "out" / "some.json").read_text())
+    assert [cell["key"] for cell in about["cells"]] == [key]
+    for end in ("parquet", "json"):  # by another lab, without the store
+        exported = results.load(tmp_path / "out" / f"some.{end}")
+        original = results.load(root, [key])
+        pd.testing.assert_frame_equal(exported, original)
+        pd.testing.assert_frame_equal(results.summary(exported), results.summary(original))
+        assert exported.attrs["class_names"] == original.attrs["class_names"]
     assert store("list", "--store", tmp_path / "none") == 1
     assert "no results in" in capsys.readouterr().err
+
+
+def test_an_export_that_is_not_what_was_written(root: Path, tmp_path: Path) -> None:
+    assert store("export", "--store", root, "--to", tmp_path / "all") == 0
+    assert (
+        store("export", results.specs(root)["key"][1], "--store", root, "--to", tmp_path / "one")
+        == 0
+    )
+    table, about = tmp_path / "all.parquet", tmp_path / "all.json"
+    whole = about.read_text()
+    about.write_text(whole.replace("vanilla", "vanille"))
+    with pytest.raises(LabError, match=r"all\.json is not what was written"):
+        results.load(table)
+    about.write_text(whole)
+    (tmp_path / "one.parquet").replace(table)
+    with pytest.raises(LabError, match=r"all\.parquet is not the table that all\.json"):
+        results.load(table)
+    table.unlink()
+    with pytest.raises(LabError, match=r"two files: .*all\.parquet is missing"):
+        results.load(about)

@@ -53,10 +53,10 @@ def test_errors_at_seams() -> None:
     near = np.zeros(192, bool)
     for edge in (32, 64):
         near |= np.abs((np.arange(192) + 0.5) / 2 - edge) < 16
-    assert window_border_error(prediction, mask, windows, 16) == pytest.approx(8 / near.sum())
+    assert window_border_error(prediction, mask, windows) == pytest.approx(8 / near.sum())
     elsewhere = mask.copy()
     elsewhere[:, :8] = 1
     expected = -8 / (~near).sum()
-    assert window_border_error(elsewhere, mask, windows, 16) == pytest.approx(expected)
+    assert window_border_error(elsewhere, mask, windows) == pytest.approx(expected)
     single = plan((64, 64), (64, 64), 64, 32, 16)
-    assert np.isnan(window_border_error(mask[:64, :64], mask[:64, :64], single, 16))
+    assert np.isnan(window_border_error(mask[:64, :64], mask[:64, :64], single))

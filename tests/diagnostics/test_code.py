@@ -71,14 +71,10 @@ def test_a_function_that_rows_of_the_catalogue_share_moves_those_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = {name: code_of(name) for name in MEASURES}
-    monkeypatch.setattr(
-        catalogue, "_classes", lambda observation: 2 * observation.similarity.flatten(1, 2)
-    )
+    monkeypatch.setattr(catalogue, "_cka", lambda layers, tokens: 2 * layers.patches(tokens))
     _forget()
-    localised = {
-        n for n in MEASURES if n[:5] in ("point", "relev", "rank_", "local") and "resid" not in n
-    }
-    assert {name for name in MEASURES if code_of(name) != usual[name]} == localised
+    moved = {name for name in MEASURES if code_of(name) != usual[name]}
+    assert moved == {"cka_to_plain", "cka_to_output"}
 
 
 USERS = """

@@ -66,6 +66,8 @@ SOUND = [
     ["data", "prepare", "voc21", "--from", "FOLDER", "--to", "to"],
     ["store", "list", "--store", "STORE"], ["store", "verify", "--store", "STORE"],
     ["store", "repair", "--store", "STORE"], ["store", "gc", "--store", "STORE", "--dry-run"],
+    ["store", "export", "--store", "STORE", "--to", "export"],
+    ["store", "export", "0", "--store", "STORE", "--to", "export"],
 ]  # fmt: skip
 PLACES = ["paths.store=store", "hydra.run.dir=run", "hydra.sweep.dir=sweep"]
 

@@ -14,7 +14,7 @@ from sclip_lab.cli.main import main
 from tests.hostile.outcome import changed, ends_well, examples
 from tests.synthetic_store import write_pictures, write_store
 
-COMMANDS = ("list", "verify", "repair", "gc")
+COMMANDS = ("list", "verify", "repair", "gc", "export")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def test_every_command(store: tuple[Path, list[str]], command: str, data: st.Dat
     root, keys = store
 
     def run() -> None:
-        status = main(["store", command, "--store", str(root)])
+        more = ["--to", "out"] if command == "export" else []
+        status = main(["store", command, "--store", str(root), *more])
         assert status == int(command == "verify")
 
     with_a_changed_file(root, keys[0], data, run)

@@ -23,7 +23,7 @@ def test_features_are_timms(backbone: Backbone, images: Tensor) -> None:
     network = guide()
     rgb = images * torch.tensor(backbone.std).view(-1, 1, 1)
     rgb = (rgb + torch.tensor(backbone.mean).view(-1, 1, 1)) / 255
-    model = network.model
+    model = network.network.model
     normalised = timm.data.transforms_factory.transforms.Normalize(
         model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     )(rgb)
@@ -37,7 +37,7 @@ def test_features_are_timms(backbone: Backbone, images: Tensor) -> None:
 
 def test_facets_are_parts_of_the_blocks_own_projection(backbone: Backbone, images: Tensor) -> None:
     network = guide()
-    block = network.model.blocks[1]
+    block = network.network.model.blocks[1]
     caught = []
     handle = block.norm1.register_forward_hook(lambda module, inputs, output: caught.append(output))
     network.of_windows(images, backbone)
@@ -59,10 +59,10 @@ def test_features_of_sam_are_timms(backbone: Backbone) -> None:
     sizes |= {"window_size": 3, "global_attn_indexes": (1,)}
     arguments = {"name": "samvit_base_patch16", "device": "cpu", "options": sizes}
     network, images = load_guidance(**arguments), torch.randn(2, 3, 64, 96)
-    for parameter in network.model.parameters():
+    for parameter in network.network.model.parameters():
         parameter.add_(0.02 * torch.randn(parameter.shape))  # its position tables are 0 at first
     with torch.inference_mode():
-        expected = network.model.forward_features(network.input(images, backbone))
+        expected = network.network.model.forward_features(network.input(images, backbone))
     features = network.of_windows(images, backbone)
     assert features.shape == (2, 256, 4, 6)  # behind its convolutions
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
@@ -89,8 +89,9 @@ def test_weights_from_a_file_at_another_grid(tmp_path: Path) -> None:
     weights["backbone.mask_token"] = torch.zeros(1, 32)
     save_file(weights, tmp_path / "other.safetensors")
     loaded = guide(checkpoint=str(tmp_path / "other.safetensors"))
-    assert torch.equal(loaded.model.blocks[1].attn.qkv.weight, first.blocks[1].attn.qkv.weight)
-    assert loaded.model.pos_embed.shape == (1, 197, 32)
+    weight = loaded.network.model.blocks[1].attn.qkv.weight
+    assert torch.equal(weight, first.blocks[1].attn.qkv.weight)
+    assert loaded.network.model.pos_embed.shape == (1, 197, 32)
     assert loaded.key != guide().key
     del weights["backbone.blocks.1.norm1.weight"]
     save_file(weights, tmp_path / "less.safetensors")

@@ -71,7 +71,7 @@ def test_facets_are_projections_and_not_tokens(name: str, facet: str) -> None:
     options = small_options(name)
     guide = load_guidance(name, facet=facet, layer=0, device="cpu", options=options)
     images = torch.randn(1, 3, options["img_size"], options["img_size"])
-    model, caught = guide.model, []
+    model, caught = guide.network.model, []
     attention = model.blocks[0].attn
     handle = attention.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     model.forward_features(images)
@@ -92,7 +92,7 @@ def test_tokens_of_guidance_are_timms() -> None:
     name = "vit_small_patch14_reg4_dinov2"
     guide = load_guidance(name, device="cpu", options=small_options(name))
     images = torch.randn(1, 3, 42, 70)
-    [expected] = guide.model.forward_intermediates(
+    [expected] = guide.network.model.forward_intermediates(
         images, indices=[1], norm=True, intermediates_only=True
     )
     assert relative_error(guide.features(images), expected.detach()) < 1e-5

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sclip_lab as lab
-from sclip_lab.attention import adapted, dih
+from sclip_lab.attention import adapted, dih, scclip
 from sclip_lab.attention.variant import Variant
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
@@ -114,9 +114,9 @@ def entropies_of_passes(ctx: Context, chosen: int) -> list[Tensor]:
     near = dih.cosine(dih.by_heads(ctx, "9/12", chosen))
     entering = dih.averaged(ctx.tokens, dih.cut_below(near, 0.4))
     per_head = []
-    for tokens in (entering, dih.sum_of_layers(ctx, ("4/12", "10/12"))):
+    for tokens in (entering, scclip.sum_of_layers(ctx, ("4/12", "10/12"))):
         inner = replace(ctx, input=BlockInput(ctx.block, tokens))
-        weights = dih.last_weights(inner, near, 3.0)
+        weights = dih.with_similarity(inner, near, ("key",), 3.0)
         per_head.append(dih.entropies(weights[:, :, 1:, 1:]))
     return per_head
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.interventions.sides import around_patches
-from sclip_lab.attention.positions import squared_distances
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import LARGEST_SEED, within
 from sclip_lab.network.context import Context, Grid
+from sclip_lab.network.scene import squared_distances
 
 Kind = Literal["gaussian", "partner", "uniform"]
 

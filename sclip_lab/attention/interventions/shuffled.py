@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.interventions.sides import Sides, patches_of, with_patches
-from sclip_lab.attention.positions import squared_distances
 from sclip_lab.attention.variant import Map
 from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import LARGEST_SEED
 from sclip_lab.core.values import within as in_range
 from sclip_lab.network.context import Context
+from sclip_lab.network.scene import squared_distances
 
 Within = Literal["class", "distance", "window"]
 

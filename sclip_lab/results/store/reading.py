@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import check
 from sclip_lab.results.store import machines, spec_files
@@ -18,6 +21,7 @@ from sclip_lab.results.store.spec_files import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.table.scores import NAMES
 
 SHORT = 12  # digits of a key that tables show
+EXPORT = {"kind": "export"}  # what the seal of an export's json file says that it is
 
 Rows = tuple[dict[str, Any], pd.DataFrame]  # a spec's record, and rows of one kind
 
@@ -38,9 +42,7 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
     if not paths:
         raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
     if keys is not None:
-        requested = [keys] if isinstance(keys, str) else keys  # one key may be a text by itself
-        chosen = [_match_key(key, list(paths)) for key in requested]
-        paths = {key: paths[key] for key in chosen}
+        paths = {key: paths[key] for key in _match_keys(keys, list(paths))}
     loaded, damaged = [], []
     for file in paths.values():
         try:
@@ -74,10 +76,10 @@ def load(
     partial: bool = False,
     names: Mapping[str, Mapping[str, str]] | None = None,
 ) -> pd.DataFrame:
-    """Read a store.
+    """Read a store, or what ``sclip-lab store export`` made of one.
 
     Args:
-        path: the store's root.
+        path: the store's root, or the export's parquet or json file.
         keys: only these specs, each a key or the beginning of one; all if None. A damaged file
             of one of them is an error; without keys a warning names it, and its images are missing.
         partial: also specs of which some images are missing. Without it they are left out, and
@@ -101,7 +103,10 @@ def load(
     """
     check("path", path, str | Path)
     specs, frames, unfinished = [], [], []
-    counted, damaged = _all_rows(path, keys, COUNTS)
+    if Path(path).is_file():
+        counted, damaged = _exported(Path(path), keys), list[str]()
+    else:
+        counted, damaged = _all_rows(path, keys, COUNTS)
     for record, rows in counted:
         _rename(record, (names or {}).get(record["key"]))
         if rows["image"].nunique() < len(record["images"]):
@@ -242,6 +247,13 @@ def specs(path: str | Path) -> pd.DataFrame:
     return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
 
 
+def _match_keys(requested: Sequence[str], keys: list[str]) -> list[str]:
+    """The one of ``keys`` that each of the requested begins; one key may be a text by itself."""
+    return [
+        _match_key(key, keys) for key in ([requested] if isinstance(requested, str) else requested)
+    ]
+
+
 def _match_key(key: str, keys: list[str]) -> str:
     matches = [name for name in keys if key and name.startswith(key)]
     if len(matches) > 1 and key not in matches:
@@ -254,19 +266,43 @@ def _match_key(key: str, keys: list[str]) -> str:
 def _all_rows(
     path: str | Path, keys: Sequence[str] | None, kind: Kind
 ) -> tuple[list[Rows], list[str]]:
-    """Rows of every spec, each image once and in the order of the spec's images; and errors of
-    damaged files. With ``keys`` the first error is raised."""
+    """Rows of every spec, and errors of damaged files; with ``keys`` the first error is raised."""
     rows, damaged = list[Rows](), list[str]()
     for record in records(path, keys):
         frame, errors = spec_files.read(Path(path) / "specs" / record["key"], kind)
         if errors and keys is not None:
             raise errors[0]
-        place = {image: position for position, image in enumerate(record["images"])}
-        frame = spec_files.each_once(frame.assign(position=frame["image"].map(place)), kind)
-        frame = frame.sort_values(["position", *kind.order], ignore_index=True)
-        rows.append((record, frame[list(kind.types)].astype(kind.types)))
+        rows.append((record, _in_order(frame, record, kind)))
         damaged += map(str, errors)
     return rows, damaged
+
+
+def _exported(path: Path, keys: Sequence[str] | None) -> list[Rows]:
+    """Rows of every spec of an export; its json file holds the records and the table's digest."""
+    about, table = path.with_suffix(".json"), path.with_suffix(".parquet")
+    try:
+        described = files.read_json(about, EXPORT)
+        content = table.read_bytes()
+    except FileNotFoundError as error:
+        raise LabError(f"an export has two files: {error.filename} is missing") from None
+    if described["table_digest"] != hashlib.sha256(content).hexdigest():
+        raise files.Damaged(table, f"is not the table that {about.name} belongs to")
+    rows = pd.read_parquet(io.BytesIO(content))
+    by_key = {record["key"]: record for record in described["cells"]}
+    chosen = by_key if keys is None else _match_keys(keys, list(by_key))
+    parts = [rows[rows["spec"] == key[:SHORT]].assign(file=0) for key in chosen]
+    return [
+        (by_key[key], _in_order(part, by_key[key], COUNTS))
+        for key, part in zip(chosen, parts, strict=True)
+    ]
+
+
+def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
+    """Sort rows by the order of the spec's images, and keep each image once."""
+    place = {image: position for position, image in enumerate(record["images"])}
+    rows = spec_files.each_once(rows.assign(position=rows["image"].map(place)), kind)
+    rows = rows.sort_values(["position", *kind.order], ignore_index=True)
+    return rows[list(kind.types)].astype(kind.types)
 
 
 def _warn_of_damage(path: str | Path, damaged: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
-"""Lists, verifies, repairs and cleans a store."""
+"""Lists, verifies, repairs, cleans and exports a store."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.store import picture_files, spec_files
-from sclip_lab.results.store.reading import other_names, records
+from sclip_lab.results.store.reading import EXPORT, load, other_names, records
 from sclip_lab.results.store.spec_files import COUNTS, KINDS
 
 STATES = ("damaged", "lost", "orphan", "set aside")
@@ -100,6 +101,41 @@ def contents(root: Path) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     return table.drop(columns=[name for name in table if not table[name].astype(str).any()])
+
+
+def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple[Path, Path]:
+    """Write specs as two files that any tool can read.
+
+    ``<target>.parquet`` has one tidy row per (spec, image, true, predicted), as
+    `sclip_lab.results.load` gives them; ``<target>.json`` has the specs' records and what the
+    columns mean.
+
+    Raises:
+        LabError: nothing to export, or the files cannot be written.
+    """
+    if not target.name:
+        raise LabError(f"{target}: give the export a name in it, as in {target / 'export'}")
+    frame = load(root, keys, partial=True)
+    plain_frame = frame.astype(
+        {name: str for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)}
+    )
+    plain_frame.attrs = {}
+    table, about = (target.with_name(f"{target.name}.{end}") for end in ("parquet", "json"))
+    files.write(table, lambda temporary: plain_frame.to_parquet(temporary, index=False))
+    described = {
+        "columns": {
+            "spec": "first 12 digits of the cell's key",
+            "image": "the photo's name",
+            "true": "class id of the mask",
+            "predicted": "class id of the prediction",
+            "pixels": "how many; scores are sums of these",
+        },
+        "table": table.name,
+        "table_digest": hashlib.sha256(table.read_bytes()).hexdigest(),
+        "cells": records(root, keys),
+    }
+    files.write_json(about, described, EXPORT)
+    return table, about
 
 
 def _readable(root: Path) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.attention.positions import positions
 from sclip_lab.core.functions import readout_function
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Feedback
+from sclip_lab.network.scene import positions
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
 from sclip_lab.segmentation.refinements.pamr import DILATIONS, pamr

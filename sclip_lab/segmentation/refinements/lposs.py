@@ -5,7 +5,6 @@ Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sclip_lab.core.functions import refines_logits
@@ -29,11 +28,5 @@ def lposs(
     ``alpha`` and ``steps`` are those of `sclip_lab.segmentation.propagation.propagate_over_pixels`;
     ``backbone`` has the channel statistics. A float32 ``mask`` is overwritten by the result.
     """
-    mean, std = (
-        torch.tensor(values, device=image.device).view(-1, 1, 1)
-        for values in (backbone.mean, backbone.std)
-    )
-    mask = mask.float()
-    return propagate_over_pixels(
-        lab((image * std + mean) / 255), mask, radius, tau, alpha, steps, out=mask
-    )
+    colours, mask = lab(backbone.pixels(image) / 255), mask.float()
+    return propagate_over_pixels(colours, mask, radius, tau, alpha, steps, out=mask)
