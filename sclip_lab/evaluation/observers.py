@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,32 +22,29 @@ from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.windows import Plan
 
 
+@dataclass
 class Pictures:
     """Saves predictions and attention maps of the first images of a data set.
 
     Each of the mask's largest classes gives a point, far from the border of its regions. The map
     of a point is that of the window whose middle is nearest, so that most of its surroundings show.
 
-    Args:
+    Attributes:
         images: how many.
         points: per image.
         names: of the images, instead of the first ones.
         keys: of the cells; None: all.
     """
 
-    def __init__(
-        self,
-        images: int = 3,
-        points: int = 2,
-        names: Collection[str] | None = None,
-        keys: Collection[str] | None = None,
-    ) -> None:
-        if images < 0 or points < 0:
-            raise LabError(f"pictures: images {images} and points {points} must be 0 or more")
-        self.images = images
-        self.points = points
-        self.names = names
-        self.keys = keys
+    images: int = 3
+    points: int = 2
+    names: Collection[str] | None = None
+    keys: Collection[str] | None = None
+
+    def __post_init__(self) -> None:
+        counts = f"images {self.images} and points {self.points}"
+        if min(self.images, self.points) < 0:
+            raise LabError(f"pictures: {counts} must be 0 or more")
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
         if self.keys is not None and spec.key not in self.keys:
