@@ -23,8 +23,11 @@ Combine = Literal["sum", "mean"]
 
 
 def combined(maps: Iterable[Tensor], combine: Combine) -> Tensor:
-    """Sum or mean of attention maps of one shape, which may be made one by one; no map, or another
-    way to combine them, is an error."""
+    """Sum or mean of attention maps of one shape, which may be made one by one.
+
+    Raises:
+        LabError: no map, or another way to combine them.
+    """
     if combine not in ("sum", "mean"):
         raise unknown("combine", combine, ("sum", "mean"))
     total, count = None, 0

@@ -74,8 +74,11 @@ def proxyclip(
 def guided_map(
     ctx: Context, beta: float, gamma: float, output_grid: OutputGrid
 ) -> tuple[Tensor, Grid]:
-    """ProxyCLIP's map (batch, patches, patches) and its grid; arguments and errors as in
-    `proxyclip`."""
+    """ProxyCLIP's map (batch, patches, patches) and its grid; arguments as in `proxyclip`.
+
+    Raises:
+        LabError: no guidance, or another grid than CLIP's in a block before the last.
+    """
     features = ctx.guidance.features
     grid = (features.shape[-2], features.shape[-1]) if output_grid == "guidance" else ctx.grid
     if grid != ctx.grid and ctx.block.index != ctx.block.depth - 1:

@@ -112,7 +112,11 @@ class Variant:
         return hash(self.key)
 
     def layers(self, depth: int) -> list[int]:
-        """Sorted 0-based indices of the rewritten blocks; one out of range is an error."""
+        """Sorted 0-based indices of the rewritten blocks.
+
+        Raises:
+            LabError: an index out of range for this depth; the error names the variant.
+        """
         with about(f"attention '{self.name}'"):
             return resolve_all(self.config["layers"], depth)
 

@@ -123,9 +123,13 @@ class ClassIds:
         return ids.astype(self.dtype)
 
     def class_id(self, value: Any, key: str, ignored: Sequence[str] = (IGNORE,)) -> int:
-        """The id of a class that a yaml or an annotation file states as name, id or "ignore"; an
-        error that names ``key`` if there is none (did you mean). A name in ``ignored`` means
-        ignore_index, unless a class has that name."""
+        """The id of a class that a yaml or an annotation file states as name, id or "ignore".
+
+        A name in ``ignored`` means ignore_index, unless a class has that name.
+
+        Raises:
+            LabError: there is no such class (did you mean); the error names ``key``.
+        """
         classes = self.vocabulary.num_classes
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < classes or value == self.ignore_index:

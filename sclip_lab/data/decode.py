@@ -82,8 +82,12 @@ def is_turned(content: bytes) -> bool:
 
 def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """(height, width, 3) uint8 RGB of a photo, turned upright by its EXIF tag, as the field's
-    loader (cv2) does. ``content`` is the file's bytes, if they are in memory already. A file that
-    is missing, damaged, too large or no photo (float values) is an error."""
+    loader (cv2) does. ``content`` is the file's bytes, if they are in memory already.
+
+    Raises:
+        LabError: the file is missing, empty, truncated, damaged, too large, or no photo (float
+            values).
+    """
     with _decoded(path, "photo", content) as image:
         return _upright(image, f"photo {path}")
 
@@ -164,8 +168,11 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
 
 
 def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.stat_result:
-    """Return ``os.stat`` of a regular file of at most ``largest`` bytes. One that is missing or too
-    large is an error, and so is a folder, pipe or device, whose reading may not end."""
+    """Return ``os.stat`` of a regular file of at most ``largest`` bytes.
+
+    Raises:
+        LabError: it is missing, too large, or a folder, pipe or device, whose reading may not end.
+    """
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -182,8 +189,12 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
 
 
 def below(folder: Path, name: object, source: object) -> Path:
-    """Return ``folder / name``. A name in the file ``source`` that is absolute, leads out of the
-    folder, is empty, is not text, or has control characters is an error."""
+    """Return ``folder / name``.
+
+    Raises:
+        LabError: the name, which stands in the file ``source``, is absolute, leads out of the
+            folder, is empty, is not text, or has control characters.
+    """
     text = name if isinstance(name, str) else ""
     parts = PurePosixPath(text).parts
     windows = PureWindowsPath(text)

@@ -40,9 +40,14 @@ def sha256(path: str | Path) -> str:
 
 
 def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = True) -> list[str]:
-    """sha256 of each file, in order; only new and changed files are read, or every file if the
-    cache cannot be read or written. A path that is no regular file is an error; if ``bounded``, so
-    is a file that is larger than any photo."""
+    """sha256 of each file, in order; only new and changed files are read.
+
+    If the cache cannot be read or written, every file is read.
+
+    Raises:
+        LabError: a path is no regular file; or ``bounded`` is true, and a file is larger than any
+            photo that is read.
+    """
     try:
         cache = dict(files.read_json(cache_file(), BELONGS)["files"])
     except (OSError, LabError):

@@ -188,9 +188,12 @@ class FileDataset(Dataset):
 def fitted(
     mask: np.ndarray, size: tuple[int, int], resize: str | None, photo: str, place: object = ""
 ) -> np.ndarray:
-    """A (rows, columns) mask at its photo's (height, width). Another scale is an error unless
-    ``resize`` is "nearest", and so are other proportions; ``photo`` and ``place`` name both files
-    in it."""
+    """A (rows, columns) mask at its photo's (height, width).
+
+    Raises:
+        LabError: the mask has another scale, and ``resize`` is not "nearest"; or the mask has other
+            proportions. ``photo`` and ``place`` name both files in the error.
+    """
     (height, width), (rows, columns) = size, mask.shape
     if (height, width) == (rows, columns):
         return mask

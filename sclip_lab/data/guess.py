@@ -59,8 +59,11 @@ class Guess:
 
 
 def guess(folder: Path, target: Path | None = None) -> str:
-    """Write a yaml for a folder, by default ./conf/dataset/<name>.yaml; return what to do next. It
-    is an error if nothing is recognised, or if the yaml exists or cannot be written."""
+    """Write a yaml for a folder, by default ./conf/dataset/<name>.yaml; return what to do next.
+
+    Raises:
+        LabError: nothing is recognised, or the yaml exists or cannot be written.
+    """
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder")
     name = re.sub(r"\W+", "_", folder.resolve().name).strip("_").lower() or "mine"

@@ -20,8 +20,12 @@ def has_split(*templates: str | None) -> bool:
 
 
 def filled(root: Path, split: str | None, *templates: str | None) -> list[str]:
-    """Replace {split} by a split's name in paths below ``root``; None becomes an empty path. A
-    missing, needless or unknown split (did you mean) is an error."""
+    """Replace {split} by a split's name in paths below ``root``; None becomes an empty path.
+
+    Raises:
+        LabError: no split although a path needs one, a split although no path does, or an unknown
+            split (did you mean).
+    """
     with_split = [template for template in templates if template and SPLIT in template]
     if split is None:
         splits = known_splits(root, with_split[0])

@@ -20,11 +20,18 @@ _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 
 
 def read_palette(value: Any, root: Path, title: str, class_id: Callable[..., int]) -> Colours:
-    """The colours of masks and their classes, as a yaml states them: a file below ``root``, {name,
-    id or "ignore": colour}, or a list of colours in id order. A colour is [red, green, blue] or
-    "#rrggbb". ``title`` begins the errors; ``class_id`` is that of
-    `sclip_lab.data.class_ids.ClassIds`. No colour, a colour of two classes and an unknown class are
-    errors."""
+    """The colours of masks and their classes, as a yaml states them.
+
+    Args:
+        value: a file below ``root``; {name, id or "ignore": colour}; or a list of colours in id
+            order. A colour is [red, green, blue] or "#rrggbb".
+        root: the data set's folder.
+        title: begins the errors.
+        class_id: `sclip_lab.data.class_ids.ClassIds.class_id`.
+
+    Raises:
+        LabError: no colour, a colour that stands for two classes, or an unknown class.
+    """
     source = "palette"
     pairs: Iterable[tuple[Any, Any]]
     if isinstance(value, str):
@@ -48,8 +55,11 @@ def read_palette(value: Any, root: Path, title: str, class_id: Callable[..., int
 
 
 def ids_of_colours(pixels: np.ndarray, colours: Colours, source: object) -> np.ndarray:
-    """(height, width) int64 class ids of (height, width, 3) uint8 colours. A colour of ``source``
-    that is not among ``colours`` is an error."""
+    """(height, width) int64 class ids of (height, width, 3) uint8 colours.
+
+    Raises:
+        LabError: a colour of ``source`` that is not among ``colours``.
+    """
     listed = np.array(sorted(colours))
     numbers = np.array([colours[colour] for colour in sorted(colours)])
     known_codes, codes = listed @ _POWERS, pixels.astype(np.int64) @ _POWERS

@@ -62,7 +62,12 @@ class Incomplete(LabError):
 
 def prepare(name: str, source: Path, root: Path) -> str:
     """Convert the unpacked downloads in ``source`` to the data set at ``root``; say what was done.
-    ``name`` is a key of ``CONVERSIONS``. A missing or damaged part of the download is an error."""
+
+    ``name`` is a key of ``CONVERSIONS``.
+
+    Raises:
+        LabError: a part of the download is missing or damaged.
+    """
     if not source.is_dir():
         raise LabError(f"--from {source}: no such folder; unpack the downloads there first")
     convert, places, converted = CONVERSIONS[name]
@@ -368,8 +373,11 @@ def link(source: Path, root: Path, places: Iterable[str], pattern: str, absent: 
 
 
 def search(source: Path, places: Iterable[str], pattern: str, what: str = "") -> list[Path]:
-    """The sorted files of ``pattern`` in the first of ``places`` that has any. If none has, []
-    without ``what``, else an `Incomplete` error with that word for the files."""
+    """The sorted files of ``pattern`` in the first of ``places`` that has any; [] if none has.
+
+    Raises:
+        Incomplete: none has any, and ``what`` is given, which is the error's word for the files.
+    """
     places = list(places)
     for place_ in places:
         with suppress(OSError):

@@ -125,8 +125,11 @@ class Vocabulary:
     @classmethod
     def typed(cls, classes: Any, name: str = "given", root: Path = Path()) -> Vocabulary:
         """Make a vocabulary from what a call or a yaml states: a vocabulary, names as `of` takes
-        them, or a text as `named` takes it. The path of a file may also start at ``root``. Anything
-        else is an error."""
+        them, or a text as `named` takes it. The path of a file may also start at ``root``.
+
+        Raises:
+            LabError: `of` or `named` refuses it, or it is of another kind.
+        """
         if isinstance(classes, Vocabulary):
             return classes
         if isinstance(classes, str):

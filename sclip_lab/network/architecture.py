@@ -69,8 +69,11 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_architecture(path: Path) -> dict[str, Any]:
-    """Read open_clip's model config from a JSON file. A missing or large file, or one that holds no
-    JSON mapping, is an error."""
+    """Read open_clip's model config from a JSON file.
+
+    Raises:
+        LabError: there is no such file, it is too large for one, or it holds no JSON mapping.
+    """
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             raise ValueError(f"no file of at most {LARGEST} bytes")

@@ -134,8 +134,11 @@ class Backbone:
         return {} if tokens is None else {"tokens": tokens}
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return the number of patches along height and width of an image. An image that is smaller
-        than one patch is an error."""
+        """Return the number of patches along height and width of an image.
+
+        Raises:
+            LabError: the image is smaller than one patch.
+        """
         patch = self.patch_size
         grid = cells(height, patch, self.padding), cells(width, patch, self.padding)
         if min(grid) < 1:

@@ -149,8 +149,11 @@ class Block:
         return self.norm_1(tokens).to(self.dtype)
 
     def heads(self, x: Tensor) -> PerHead:
-        """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim); another number of
-        channels is an error."""
+        """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim).
+
+        Raises:
+            LabError: ``x`` has another number of channels.
+        """
         batch, tokens, channels = x.shape
         if channels % self.head_dim:
             raise LabError(

@@ -96,8 +96,11 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
 
 
 def in_memory(state_dict: Any, weights: str | None = None) -> dict[str, Tensor]:
-    """Unwrap weights in memory, tensors or arrays, as `read_checkpoint` does those of a file, and
-    refuse what it would refuse."""
+    """Unwrap weights in memory, tensors or arrays, as `read_checkpoint` does those of a file.
+
+    Raises:
+        LabError: `read_checkpoint` would refuse them in a file.
+    """
     if isinstance(state_dict, Mapping):
         state_dict = {
             name: torch.as_tensor(value) if isinstance(value, np.ndarray) else value

@@ -209,8 +209,11 @@ class Context:
 
     @property
     def text(self) -> Text:
-        """Texts of the protocol; for functions marked by `sclip_lab.core.functions.uses`. An error
-        if there are none."""
+        """Texts of the protocol; for functions marked by `sclip_lab.core.functions.uses`.
+
+        Raises:
+            LabError: there are none.
+        """
         if self.texts is None:
             raise LabError("this attention reads texts: give class names, or text=...")
         return self.texts
@@ -241,8 +244,11 @@ class Context:
         return self.block.tower.head(tokens)
 
     def finished(self, weights: Tensor) -> Tensor:
-        """Tokens behind this block when it uses these weights: (batch, tokens, width). An error in
-        a block edit, which computes its own output."""
+        """Tokens behind this block when it uses these weights: (batch, tokens, width).
+
+        Raises:
+            LabError: the context is that of a block edit, which computes its own output.
+        """
         if self.finish is None:
             raise LabError("finished() works in a weights function only, not in a block edit")
         return self.finish(weights)

@@ -39,9 +39,14 @@ VISUAL = "visual."
 
 
 def load_weights(model: Any, weights: Mapping[str, Tensor], source: str, name: str) -> bool:
-    """Put weights in a known layout into an open_clip model; others are an error that names
-    ``source`` and ``name``. Returns whether the text tower has weights, since a file can hold the
-    image tower alone."""
+    """Put weights in a known layout into an open_clip model.
+
+    Returns:
+        whether the text tower has weights; a file can hold the image tower alone.
+
+    Raises:
+        LabError: they do not fit; ``source`` and ``name`` say which weights and network.
+    """
     fitting = check_fit(model, weights, source, name)
     has_text = any(not key.startswith(VISUAL) for key in fitting)
     model.load_state_dict(
@@ -55,7 +60,11 @@ def load_weights(model: Any, weights: Mapping[str, Tensor], source: str, name: s
 
 
 def check_fit(model: Any, weights: Mapping[str, Tensor], source: str, name: str) -> Weights:
-    """Convert weights to a model's names, and check that they fit by name, shape and type."""
+    """Convert weights to a model's names, and check that they fit.
+
+    Raises:
+        LabError: they are not those of the model by name, shape and type.
+    """
     tensors = {key: value for key, value in weights.items() if key not in OPENAI_ENTRIES}
     notes: list[str] = []
     converted = _converted(model, tensors, notes)
@@ -76,9 +85,14 @@ def check_fit(model: Any, weights: Mapping[str, Tensor], source: str, name: str)
 def load_timm_weights(
     model: Any, weights: Mapping[str, Tensor], source: str, name: str, role: str
 ) -> None:
-    """Put weights into a vision transformer of timm; those that do not fit are an error.
+    """Put weights into a vision transformer of timm.
+
     Facebook's, transformers' and other layouts are converted, by timm's own converter where it has
-    one; a position embedding of another grid is resampled."""
+    one; a position embedding of another grid is resampled.
+
+    Raises:
+        LabError: they do not fit.
+    """
     notes: list[str] = []
     expected = model.state_dict()
     tensors = {

@@ -304,8 +304,11 @@ def _from_memory(
 
 
 def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tags.Statistics:
-    """Return the channel statistics that a model in memory or its image transform states. An error
-    if neither does."""
+    """Return the channel statistics that a model in memory or its image transform states.
+
+    Raises:
+        LabError: neither does.
+    """
     steps = getattr(preprocess, "transforms", ())
     stated: list[Mapping[str, Any]] = [vars(step) for step in steps if hasattr(step, "std")]
     if isinstance(preprocess, Mapping):
@@ -328,9 +331,14 @@ def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tag
 
 
 def _check_forward(network: Backbone) -> None:
-    """Compare a model in memory with its own forward on noise. Blocks are computed from their
-    weights, so that a patched forward, a hook or an adapter would be left out without a sign. A
-    difference is an error, and so are weights that are not those of a plain network."""
+    """Compare a model in memory with its own forward on noise.
+
+    Blocks are computed from their weights, so that a patched forward, a hook or an adapter would
+    be left out without a sign.
+
+    Raises:
+        LabError: they differ, or the weights are not those of a plain network.
+    """
     kind, square = next(network.model.parameters()).dtype, (network.image_size,) * 2
     size = getattr(getattr(network.model, "visual", None), "image_size", square)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -573,7 +581,11 @@ def check_device(device: str) -> str:
 
 
 def check_finite(model: Any, source: str) -> None:
-    """Refuse weights that are not finite; the error names the first."""
+    """Refuse weights that are not finite.
+
+    Raises:
+        LabError: the message names the first such weight.
+    """
     for name, tensor in model.state_dict().items():
         if name.endswith(("put_min", "put_max")):  # Gemma's limits, infinite where there are none
             continue

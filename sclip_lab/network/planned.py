@@ -37,8 +37,12 @@ def planning() -> Iterator[None]:
 
 
 def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
-    """Build the image tower of an open_clip network without memory for its weights. ``config`` is
-    open_clip's model config, whose quick_gelu is replaced unless ``quick_gelu`` is None."""
+    """Build the image tower of an open_clip network without memory for its weights.
+
+    Args:
+        config: open_clip's model config.
+        quick_gelu: replaces the config's value, unless it is None.
+    """
     vision = {**config["vision_cfg"]}
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False

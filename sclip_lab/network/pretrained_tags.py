@@ -30,8 +30,11 @@ def check_activation(
     name: str, weights: str, trained: bool, computed: bool, requested: bool | None
 ) -> None:
     """Refuse weights that were trained with another activation than a network computes, unless the
-    user requested one. Each activation is given as true for QuickGELU, false for GELU. The error
-    names both, the name that fits and the key that decides."""
+    user requested one. Each activation is given as true for QuickGELU, false for GELU.
+
+    Raises:
+        LabError: naming both activations, the name that fits and the key that decides.
+    """
     if requested is not None:
         if requested != trained:
             log.warning(
@@ -50,8 +53,11 @@ def check_activation(
 
 
 def read_notes(folder: Path) -> Mapping[str, Any]:
-    """Read open_clip's notes beside weights, ``open_clip_config.json``; empty if there are none. A
-    file without a JSON mapping of mappings is an error."""
+    """Read open_clip's notes beside weights, ``open_clip_config.json``. Empty if there are none.
+
+    Raises:
+        LabError: the file holds no JSON mapping of mappings.
+    """
     path = folder / "open_clip_config.json"
     if not path.is_file():
         return {}

@@ -131,8 +131,11 @@ class Scene:
 
     @property
     def photos(self) -> tuple[Placement, ...]:
-        """Which windows are of one photo, and where they lie in it. An error if the photo is worked
-        on a few windows at a time."""
+        """Tell which windows are of one photo, and where they lie in it.
+
+        Raises:
+            LabError: the photo is worked on a few windows at a time.
+        """
         if self.placements is None:
             raise LabError(
                 "only some of the photo's windows are here; a function that looks at all of them "
@@ -160,7 +163,11 @@ class Scene:
         return Scene(guidance=None if self.guidance is None else self.guidance.of(images))
 
     def need_guidance(self, who: str) -> Guidance:
-        """Return the guidance, or raise an error that says that ``who`` needs it."""
+        """Return the guidance, or refuse.
+
+        Raises:
+            LabError: there is none; the message says that ``who`` needs it.
+        """
         if self.guidance is None:
             raise LabError(f"{who} {MISSING}")
         return self.guidance

@@ -272,8 +272,11 @@ def _behind(norm: nn.Module) -> Map:
 
 
 def check_block(module: Any, network: str) -> None:
-    """Refuse a block whose attention is no softmax over patches, or that is not known here. The
-    error names the class or part."""
+    """Refuse a block whose attention is no softmax over patches, or that is not known here.
+
+    Raises:
+        LabError: the message names the class or part that is not supported.
+    """
     kind = type(module).__name__
     attention = getattr(module, "attn", module)
     attends = type(attention).__name__

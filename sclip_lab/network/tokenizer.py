@@ -65,8 +65,12 @@ class Tokenizer:
 
     def check_lengths(self, texts: Sequence[str], network: str) -> None:
         """Refuse texts that have more tokens than the network of this name reads, start and end
-        included. The error names the first, its length (up to 4 times what the network reads) and
-        the network's. Tokenizers that take no ``context_length`` are not checked."""
+        included. Tokenizers that take no ``context_length`` are not checked.
+
+        Raises:
+            LabError: naming the first such text, its length (up to 4 times what the network reads)
+                and the network's.
+        """
         context = self(texts[:1]).shape[1]
         try:
             tokens = self._function(list(texts), context_length=LONG * context)

@@ -154,8 +154,11 @@ def _one_key(pooler: Any, tokens: Tensor) -> Tensor:
 
 
 def find(name: str, model: Any) -> Tower:
-    """Return the image tower of an open_clip model, or of a vision transformer of timm. Others are
-    an error that names the part that is not supported."""
+    """Return the image tower of an open_clip model, or of a vision transformer of timm.
+
+    Raises:
+        LabError: a tower of neither kind, naming the part that is not supported.
+    """
     # Not at the top, because timm_tower imports this module.
     from sclip_lab.network.timm_tower import TimmTower
 

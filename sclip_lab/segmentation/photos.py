@@ -56,8 +56,11 @@ def centre(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
 
 
 def to_pixels(image: np.ndarray, size: Size, resampling: str = "bilinear") -> Tensor:
-    """(height, width, 3) uint8 RGB -> (3, *size) uint8 on the CPU; another shape or type is an
-    error."""
+    """(height, width, 3) uint8 RGB -> (3, *size) uint8 on the CPU.
+
+    Raises:
+        LabError: another shape or type.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise LabError(
             f"image of shape {image.shape} and type {image.dtype}; (height, width, 3) uint8 wanted"

@@ -166,8 +166,11 @@ class Protocol:
         return {name: plain(getattr(self, name)) for name in names}
 
     def auxiliary_vocabulary(self) -> Vocabulary | None:
-        """The auxiliary names as one class, since a list may repeat a name; None for none. An
-        unknown vocabulary is an error (did you mean)."""
+        """The auxiliary names as one class, since a list may repeat a name; None for none.
+
+        Raises:
+            LabError: a vocabulary of that name does not exist (did you mean).
+        """
         if self.auxiliary is None:
             return None
         words = self.auxiliary
@@ -215,7 +218,11 @@ def _refinement(value: Any) -> dict[str, Any] | None:
 
 def build(config: Mapping[str, Any]) -> Protocol:
     """A protocol from its yaml: fields of `Protocol`, and optionally ``expected``, see
-    `sclip_lab.paper.published`. Unknown fields (did you mean) are errors."""
+    `sclip_lab.paper.published`.
+
+    Raises:
+        LabError: an unknown field (did you mean) or a value out of range.
+    """
     config = {key: value for key, value in config.items() if key != "expected"}
     fields = [f.name for f in dataclasses.fields(Protocol) if f.init]
     for key in config:

@@ -117,9 +117,12 @@ def jpeg(
 
 
 def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
-    """A protocol's views with defaults; None without any. A view that is null is off. Errors are an
-    unknown key, function, parameter or flip, a weight below 0, weights that are all 0, and a first
-    view that is not the photo itself."""
+    """A protocol's views with defaults; None without any. A view that is null is off.
+
+    Raises:
+        LabError: an unknown key, function, parameter or flip, a weight below 0, weights that are
+            all 0, or a first view that is not the photo itself.
+    """
     if not views:
         return None
     if not isinstance(views, Mapping):
@@ -161,8 +164,11 @@ def looks(views: Views | None) -> list[list[Any]]:
 
 
 def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
-    """One view of some windows, (windows, 3, height, width), same shape out. A change that returns
-    another shape is an error that names the view."""
+    """One view of some windows, (windows, 3, height, width), same shape out.
+
+    Raises:
+        LabError: a change that returns another shape; the error names the view.
+    """
     change = bind_config(view["change"], view_function)
     changed = windows if change is None else change(windows)
     if changed.shape != windows.shape:

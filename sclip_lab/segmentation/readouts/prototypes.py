@@ -38,7 +38,11 @@ def class_means(encoded: Encoded, labels: Tensor, classes: int) -> Tensor:
 @reads_others(class_means)
 def prototypes(encoded: Encoded, others: Sequence[Tensor]) -> Logits:
     """Logits of the module's formula, in -1 .. 1: (windows, grid_h, grid_w, classes) float32.
-    ``encoded`` are the windows of one photo, ``others`` the `class_means` of each other photo."""
+
+    Args:
+        encoded: windows of one photo.
+        others: `class_means` of each other photo of the data set.
+    """
     # One by one: a stack of all photos' means would take more memory.
     total = torch.zeros_like(others[0])
     for means in others:
