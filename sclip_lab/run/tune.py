@@ -397,13 +397,10 @@ def _described(part: Distribution) -> str:
 
 def _chart(tuned: Search) -> Any:
     """Plot scores on the train split against each parameter; hollow marks were given up early."""
-    import seaborn as sns
+    from sclip_lab.report.figures import COLORS, charts
 
-    from sclip_lab.report.figures import COLORS, Figure, style
-
-    with style():
-        figure = Figure(figsize=(0.6 + 2.8 * len(tuned.space), 2.6), layout="constrained")
-        axes = figure.subplots(1, len(tuned.space), squeeze=False, sharey=True)[0]
+    count = len(tuned.space)
+    with charts((0.6 + 2.8 * count, 2.6), count, count, sharey=True) as (figure, axes):
         for ax, (key, part) in zip(axes, tuned.space.items(), strict=True):
             for state, fill in (("given up", "none"), ("finished", COLORS[0])):
                 trials = [trial for trial in tuned.trials if trial.state == state]
@@ -414,7 +411,6 @@ def _chart(tuned: Search) -> Any:
             if not isinstance(part, CategoricalDistribution) and part.log:
                 ax.set_xscale("log")
             ax.set_xlabel(key)
-            sns.despine(ax=ax)
         axes[0].set_ylabel("mIoU x100 on train")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
