@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.scclip import passes
+from sclip_lab.attention.scclip import check_class_share, passes
 from sclip_lab.attention.similarity import averaged, cosine, cut_below, with_similarity
 from sclip_lab.core.functions import block_edit
 from sclip_lab.core.values import within
@@ -51,6 +51,7 @@ def dih(
     Raises:
         LabError: a class_share out of its range, or in a network without class token; no heads.
     """
+    check_class_share(block, class_share)
     within("heads", heads, 1)
     prefix = block.prefix
     near = cosine(by_heads(ctx, similarity_layer, heads), prefix)

@@ -19,7 +19,7 @@ from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
-from sclip_lab.core.values import within
+from sclip_lab.core.values import LARGEST_SEED, within
 from sclip_lab.network.context import Context, scores
 
 Distribution = Literal["gaussian", "orthogonal"]
@@ -76,11 +76,12 @@ def random(
         combine: ``mean`` or ``sum`` over the ensemble.
         temperature: > 0.
     """
-    within("count", count, 1)
+    within("seed", seed, 0, LARGEST_SEED)
+    within("count", count, 1, 1009)  # beyond, two blocks would share matrices
     within("temperature", temperature, 0, above=True)
     maps = []
     for i in range(count):
-        draw = ((seed * 1009 + ctx.block.index) * 1009 + i) % 2**63
+        draw = ((seed * 1009 + ctx.block.index) * 1009 + i) % (LARGEST_SEED + 1)
         matrix = _matrix(ctx.block.width, distribution, draw)
         maps.append(self_attention(ctx, matrix, per_head, temperature))
     return combined(maps, combine)

@@ -61,6 +61,7 @@ def scclip(
     Raises:
         LabError: a class_share out of its range, or in a network without class token.
     """
+    check_class_share(block, class_share)
     middle = ctx.after(similarity_layer)
     entering = ctx.tokens
     if repair is not None:
@@ -75,6 +76,13 @@ def scclip(
 
     entering = averaged(entering, near_cut)
     return passes(state, ctx, attend, entering, average_layer, cut, class_share, second_pass)
+
+
+def check_class_share(block: Block, class_share: float) -> None:
+    """Refuse a share outside of 0 .. 1, and one above 0 in a network without class token."""
+    within("class_share", class_share, 0, 1)
+    if class_share:
+        block.need_class_token(f"class_share {class_share}", "set class_share=0")
 
 
 def passes(
@@ -93,9 +101,6 @@ def passes(
     output and the weights. ``entering`` are p; other arguments as in `scclip`.
     """
     block = ctx.block
-    within("class_share", class_share, 0, 1)
-    if class_share:
-        block.need_class_token(f"class_share {class_share}", "set class_share=0")
     far_cut = cut_below(cosine(ctx.after(average_layer), block.prefix), cut)
 
     def one_pass(tokens: Tensor, class_token: Tensor, first: bool) -> tuple[Tensor, Tensor]:

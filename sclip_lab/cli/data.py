@@ -80,9 +80,13 @@ def run(args: argparse.Namespace) -> int:
     if args.data_command == "verify":
         chosen = [word for word in args.names if "=" not in word]
         keys = _keys(word for word in args.names if "=" in word)
+        if not chosen:
+            raise LabError("name the data sets to verify, such as patchwork, before their keys")
         if args.config_dir is not None:
             from sclip_lab.config.folders import add_folder
 
+            if not args.config_dir.is_dir():
+                raise LabError(f"--config-dir {args.config_dir}: no such folder")
             add_folder(args.config_dir)
         sound = [_verify(name, keys, args.out) for name in chosen]
         return 0 if all(sound) else 1

@@ -25,6 +25,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Learn W_r, write it to a file, print how to use it, and return 0."""
     from sclip_lab.config.registry import load_dataset, load_protocol
+    from sclip_lab.data.vocabulary import Vocabulary
     from sclip_lab.evaluation.learned_projection import learn_projection, save_projection
     from sclip_lab.segmentation.pipeline import make_readout
 
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
         overrides |= {"split": "train", "limit": args.images}
     dataset, backbone = load_dataset(args.dataset, **overrides), options.backbone(args)
     protocol = load_protocol(args.protocol, args.dataset)
-    text = make_readout(backbone, dataset.vocabulary, protocol, progress=True).text
+    words = Vocabulary.named(protocol.vocabulary) if protocol.vocabulary else dataset.vocabulary
+    text = make_readout(backbone, words, protocol, progress=True).text
     if text is None:
         raise LabError(
             f"protocol {protocol.name} reads no texts: a projection is learned with them"
@@ -45,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
         "per_head": not args.full_width,
         "seed": args.seed,
     }
-    projection, losses = learn_projection(
-        backbone, dataset, text, dataset.vocabulary.query_classes, **settings
-    )
+    projection, losses = learn_projection(backbone, dataset, text, words.query_classes, **settings)
     save_projection(args.out, projection, backbone, dataset, **settings)
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} steps: {args.out}")
     print(f"use it: attention=csa_learned attention.projection_file={args.out}")

@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sclip_lab.network.survey import Network
 
-COLUMNS = (
-    *("name", "blocks", "patch", "image", "class token", "registers", "text", "activation"),
-    "channel means",
-)
 NO_TRANSFORMER = "is no plain vision transformer"
 
 
@@ -30,9 +26,12 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table; write it as Markdown if asked."""
     from sclip_lab.core import files
+    from sclip_lab.core.errors import LabError
     from sclip_lab.network.survey import survey
 
     networks = list(survey(args.family, progress=True))
+    if not networks:
+        raise LabError(f"--family {args.family}: no name of open_clip or timm holds these letters")
     listed = networks if args.all else [n for n in networks if NO_TRANSFORMER not in n.refusal]
     text = markdown(listed, len(networks) - len(listed))
     print(text)
@@ -67,16 +66,13 @@ def markdown(networks: Sequence[Network], others: int) -> str:
     for library in ("open_clip", "timm"):
         loaded = [n for n in networks if n.library == library and not n.refusal]
         if loaded:
-            rows = [
-                (n.name, n.depth, n.patch, n.image, "yes" if n.class_token else "no",
-                 n.registers, n.text or "none", n.activation, n.mean or "none published")
-                for n in loaded
-            ]  # fmt: skip
-            lines += ["", f"## {library}: {len(loaded)} load", "", *_table(COLUMNS, rows)]
+            rows = [(n.name, *n.facts.values()) for n in loaded]
+            columns = ("name", *loaded[0].facts)
+            lines += ["", f"## {library}: {len(loaded)} load", "", *_table(columns, rows)]
     refused = [(n.library, n.name, n.refusal) for n in networks if n.refusal]
     if refused:
-        columns = ("library", "name", "reason")
-        lines += ["", f"## {len(refused)} do not load", "", *_table(columns, refused)]
+        lines += ["", f"## {len(refused)} do not load", ""]
+        lines += _table(("library", "name", "reason"), refused)
     if others:
         lines += ["", f"{others} more names are no vision transformers (`--all` lists them)."]
     return "\n".join(lines)

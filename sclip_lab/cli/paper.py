@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     backbones = [spec.backbone for part in cells.values() for spec in part.specs]
     embedded = any(backbone.name == EMBEDDED for backbone in backbones)
     random = all(backbone.description.get("seed") is not None for backbone in backbones)
-    notes = [f"sclip-lab paper {' '.join(args.words)}"]
+    notes = [_command(args)]
     notes += [sections.EMBEDDED] if embedded else []
     notes += [sections.RANDOM] if random else []
     written, judged = sections.sections(parts, args.family, embedded)
@@ -71,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
     files.write_text(args.out / "verdicts.md", sections.markdown(parts, judged, embedded))
     print(f"{len(paths)} files, the report: {paths[0]}")
     return 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that draws the same page again."""
+    words = ["sclip-lab", "paper", *args.words]
+    for option in ("--image", "--points", "--config-dir", "--family"):
+        value = getattr(args, option.strip("-").replace("-", "_"))
+        if value and value != "claim":
+            words += [option, *(value if isinstance(value, list) else [value])]
+    return shlex.join(words)
 
 
 def points(texts: Sequence[str]) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sclip_lab.config import folders
 from sclip_lab.core.errors import LabError
 from sclip_lab.run.known_words import EMBEDDED
 
@@ -139,7 +140,9 @@ def _weights(config: Mapping[str, Any]) -> str:
 def _next_steps(part: Evidence, args: argparse.Namespace) -> list[str]:
     """What a reader may want to do now, as commands."""
     labels = list(dict.fromkeys(part.df["attention"].astype(str)))
-    choices = ",".join(label for label in labels if "(" not in label)
+    # A plug-in's variants need options that a store does not keep.
+    known = folders.names("attention")
+    choices = ",".join(label for label in labels if label in known)
     steps = []
     if EMBEDDED in set(part.df["backbone"].astype(str)) and choices:
         steps.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     if not any(word.startswith("paths.store=") for word in words):
         words.append(f"paths.store={args.out / 'store'}")
     search = tune.search(words, args.trials, args.batch, args.seed, args.photos, args.train)
-    notes = [f"sclip-lab tune {' '.join(args.words)} --trials {args.trials} --seed {args.seed}"]
+    options = ["--trials", str(args.trials), "--seed", str(args.seed)]
+    options += ["--train", *args.train] if args.train else []
+    notes = [shlex.join(["sclip-lab", "tune", *args.words, *options])]
     title = f"Search on {search.default.dataset.name}: {search.default.label}"
     files = page.write(tune.sections(search), args.out, title, notes)
     print(tune.sentence(search))

@@ -32,8 +32,8 @@ def _is_path(text: str) -> str:
         longest = max(len(part) for part in os.fsencode(text).split(os.sep.encode()))
     except UnicodeEncodeError:
         longest = LONGEST_NAME + 1
-    if not text.strip() or "\0" in text or longest > LONGEST_NAME:
-        raise ValueError("the path of a folder")
+    if not text.strip() or "\0" in text or longest > LONGEST_NAME or text[0] == "~":
+        raise ValueError("the path of a folder, without ~")
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import traceback
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -56,7 +57,8 @@ def about(name: object) -> Iterator[None]:
     try:
         yield
     except LabError as error:
-        if str(LabError(name)) in str(error):
+        # As a word, and not as a part of a key (backbone.mean) or of an example (backbone=...).
+        if re.search(rf"(?<!\w){re.escape(str(LabError(name)))}(?![=.\w])", str(error)):
             raise
         raise LabError(f"{name}: {error}") from error
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache, cached_property, partial
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -332,13 +332,23 @@ def _counts(module: str, user: str) -> bool:
 def _is_users(package: str, home: str) -> bool:
     if PACKAGE in (package, home) or package in sys.stdlib_module_names:
         return False
-    path = _source(package)
-    return package == home or (path is not None and not _installed(str(path)))
+    spec = _spec(package)
+    origin = spec.origin if spec else None  # None for a folder without __init__.py too
+    places = [origin] if origin else (spec and spec.submodule_search_locations) or []
+    return package == home or any(not _installed(place) for place in places)
 
 
 def _installed(file: str) -> bool:
-    """Whether a file is Python's or an installed library's."""
-    return not _INSTALLED.isdisjoint(Path(file).parents)
+    """Whether a file is Python's or an installed library's, wherever pip or a system put it."""
+    return any(_holds_libraries(folder) for folder in Path(file).parents)
+
+
+@cache
+def _holds_libraries(folder: Path) -> bool:
+    # "pip install --target" leaves a folder of any name, with a .dist-info for each library.
+    if folder in _INSTALLED or folder.name in ("site-packages", "dist-packages"):
+        return True
+    return next(folder.glob("*.dist-info"), None) is not None
 
 
 def _imports(node: ast.AST, module: str) -> list[str]:
@@ -356,18 +366,22 @@ def _imports(node: ast.AST, module: str) -> list[str]:
     return [name if _source(name) else source for name in names]
 
 
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+
+
 def _source(module: str) -> Path | None:
     """A module's source file, found without importing it; None if there is none."""
     name, *below = module.split(".")
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    for part in below:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        name = f"{name}.{part}"
-        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    spec = _spec(name)
+    if spec is not None and below:
+        # By hand: Python asks for the parents of a folder without __init__.py to be imported.
+        inner = [Path(place, *below) for place in spec.submodule_search_locations or ()]
+        files = [file for at in inner for file in (at / "__init__.py", Path(f"{at}.py"))]
+        return next((file for file in files if file.is_file()), None)
     origin = None if spec is None else spec.origin
     return Path(origin) if origin is not None and origin.endswith(".py") else None
 

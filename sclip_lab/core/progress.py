@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """tqdm's bar, hidden if stderr is neither a terminal nor a notebook."""
+    """tqdm's bar, hidden for nothing, and if stderr is neither a terminal nor a notebook."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        options["disable"] = options.get("disable", False) or not watched
+        nothing = bool(args) and hasattr(args[0], "__len__") and not len(args[0])
+        options["disable"] = options.get("disable", False) or nothing or not watched
         super().__init__(*args, **options)

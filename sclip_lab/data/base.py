@@ -15,7 +15,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import locate
-from sclip_lab.core.values import check_arguments
+from sclip_lab.core.values import check_arguments, check_count, within
 from sclip_lab.data.vocabulary import Vocabulary
 
 
@@ -62,18 +62,17 @@ def select(names: Sequence[str], limit: int | None, sample: int | None, seed: in
 
     Args:
         names: all samples.
-        limit: take the first ``limit`` of them; None for all.
-        sample: draw this many of the first ``limit`` at random, none of them twice; None for all.
-        seed: of the draw. A seed draws the same photos on every machine.
+        limit: take the first ``limit`` of them, 1 or more; None for all.
+        sample: draw this many of the first ``limit`` at random, none of them twice, 1 or more; None
+            for all.
+        seed: of the draw, 0 or more. A seed draws the same photos on every machine.
 
     Raises:
         LabError: a limit or sample below 1, or a seed below 0.
     """
-    for key, number in (("limit", limit), ("sample", sample)):
-        if number is not None and number < 1:
-            raise LabError(f"dataset.{key} is {number}; it must be >= 1")
-    if seed < 0:
-        raise LabError(f"dataset.seed is {seed}; it must be >= 0")
+    check_count("dataset.limit", limit)
+    check_count("dataset.sample", sample)
+    within("dataset.seed", seed, 0)
     chosen = list(names[:limit])
     if sample is None or sample >= len(chosen):
         return chosen

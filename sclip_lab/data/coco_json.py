@@ -18,9 +18,10 @@ import numpy as np
 from sclip_lab.core.errors import LabError, about
 from sclip_lab.data.base import select, selection_words
 from sclip_lab.data.class_ids import BACKGROUND, IGNORE, ClassIds
-from sclip_lab.data.decode import below, json_content
+from sclip_lab.data.decode import json_content
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.naming import filled, has_split
+from sclip_lab.data.paths import below
 from sclip_lab.data.polygons import segmentation
 from sclip_lab.data.vocabulary import Vocabulary, readable
 

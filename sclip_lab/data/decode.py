@@ -27,8 +27,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,6 @@ from sclip_lab.core.errors import LabError
 
 SIZE_VARIABLE = "SCLIP_LAB_MAX_MEGAPIXELS"
 MEGAPIXELS = 179.0
-LONGEST_NAME = 1024  # letters of a file's name below a folder
 LARGEST_LIST, LARGEST_JSON = 64 << 20, 2 << 30  # bytes; COCO's largest annotations have 450 MB
 PHOTO_MODES = (
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
@@ -104,11 +103,14 @@ def as_image(image: Any) -> np.ndarray:
         return read_image(image)
     if isinstance(image, Image.Image):
         return _upright(image, "the image")
-    pixels = np.asarray(image)
-    form = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
-    if not form or not pixels.size:
+    pixels = image
+    with suppress(TypeError, ValueError, RuntimeError):  # a tensor on a GPU, or with gradients
+        pixels = np.asarray(image)
+    shape: tuple[int, ...] = getattr(pixels, "shape", ())
+    kind = getattr(pixels, "dtype", type(pixels).__name__)
+    if len(shape) != 3 or shape[2] != 3 or kind != np.uint8 or not pixels.size:
         raise LabError(
-            f"an image of shape {pixels.shape} and type {pixels.dtype}: give a file, a PIL image, "
+            f"an image of shape {tuple(shape)} and type {kind}: give a file, a PIL image, "
             "or a (height, width, 3) uint8 array of RGB"
         )
     return pixels
@@ -186,31 +188,6 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
     if status.st_size > largest:
         raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
     return status
-
-
-def below(folder: Path, name: object, source: object) -> Path:
-    """Return ``folder / name``.
-
-    Raises:
-        LabError: the name, which stands in the file ``source``, is absolute, leads out of the
-            folder, is empty, is not text, or has control characters.
-    """
-    text = name if isinstance(name, str) else ""
-    parts = PurePosixPath(text).parts
-    windows = PureWindowsPath(text)
-    wrong = (
-        not parts
-        or ".." in parts
-        or PurePosixPath(text).is_absolute()
-        or bool(windows.drive or windows.root)
-        or ".." in windows.parts
-        or not text.isprintable()
-        or len(text) > LONGEST_NAME
-    )
-    if wrong:
-        shown = ascii(name)[:80]
-        raise LabError(f"{source}: {shown} is not the name of a file below {folder}")
-    return folder / text
 
 
 def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:

@@ -14,10 +14,10 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import select, selection_words
 from sclip_lab.data.class_ids import ClassIds
-from sclip_lab.data.decode import below
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.lists import places_below, read_list
 from sclip_lab.data.naming import Naming, filled, has_split, list_file
+from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, printable, unknown
 from sclip_lab.network.torchscript import read_torchscript
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
         state_dict |= _selected(f"checkpoint {shard}", _load(shard), None, [])
     missing = sorted(set(placed) - set(state_dict))
     if missing:
-        raise LabError(f"checkpoint {index}: its shards lack weight {_short(missing[0])}")
+        raise LabError(f"checkpoint {index}: its shards lack weight {printable(missing[0])}")
     return state_dict
 
 
@@ -321,16 +321,12 @@ def _check_tensors(source: str, state_dict: Mapping[str, Tensor]) -> None:
     for name, tensor in state_dict.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_complex() or tensor.is_quantized:
-            raise LabError(f"{source}: weight {_short(name)} is no plain tensor of real numbers")
+            raise LabError(f"{source}: weight {printable(name)} is no plain tensor of real numbers")
     # A view may claim any size over one stored number.
     large = [n for n, t in state_dict.items() if t.nbytes > t.untyped_storage().nbytes()]
     if large:
         shape = tuple(state_dict[large[0]].shape)
-        raise LabError(f"{source}: weight {_short(large[0])} of shape {shape} has fewer numbers")
-
-
-def _short(name: str) -> str:
-    return ascii(name)[1:-1][:80]
+        raise LabError(f"{source}: weight {printable(large[0])} of shape {shape} has fewer numbers")
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:

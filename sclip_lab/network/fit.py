@@ -49,13 +49,7 @@ def load_weights(model: Any, weights: Mapping[str, Tensor], source: str, name: s
     """
     fitting = check_fit(model, weights, source, name)
     has_text = any(not key.startswith(VISUAL) for key in fitting)
-    model.load_state_dict(
-        {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in fitting.items()
-        },
-        strict=has_text,
-    )
+    model.load_state_dict(_in_fp32(fitting), strict=has_text)
     return has_text
 
 
@@ -95,9 +89,7 @@ def load_timm_weights(
     """
     notes: list[str] = []
     expected = model.state_dict()
-    tensors = {
-        key: value.float() if value.is_floating_point() else value for key, value in weights.items()
-    }
+    tensors = _in_fp32(weights)
     if renamed := layouts.of_vit(tensors):
         tensors, layout = renamed
         notes.append(layout)
@@ -127,6 +119,10 @@ def load_timm_weights(
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     model.load_state_dict(tensors)
+
+
+def _in_fp32(weights: Mapping[str, Tensor]) -> Weights:
+    return {k: w.float() if w.is_floating_point() else w for k, w in weights.items()}
 
 
 def set_epsilon(model: Any, epsilon: float) -> None:

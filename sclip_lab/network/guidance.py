@@ -11,21 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.identity import digest
-from sclip_lab.core.values import within
+from sclip_lab.core.values import check_arguments, within
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Grid, Placement
 from sclip_lab.network.vit import HUB_NAMES, load_vit
 
-FACETS = ("token", "query", "key", "value")
-SCOPES = ("windows", "photo")
 TIMMS_RULE = "bicubic_antialias"  # how timm resizes position embeddings
 
 
@@ -145,8 +143,8 @@ def load_guidance(
     seed: int = 0,
     device: str = "auto",
     layer: int = -1,
-    facet: str = "token",
-    scope: str = "windows",
+    facet: Literal["token", "query", "key", "value"] = "token",
+    scope: Literal["windows", "photo"] = "windows",
     scale: float = 1.0,
     options: Mapping[str, Any] | None = None,
 ) -> Guide:
@@ -163,10 +161,8 @@ def load_guidance(
         LabError: unknown name (did you mean), a network that is no vision transformer, or weights
             that do not fit or are not finite.
     """
-    if facet not in FACETS:
-        raise unknown("guidance.facet", facet, FACETS)
-    if scope not in SCOPES:
-        raise unknown("guidance.scope", scope, SCOPES)
+    choices = {"facet": facet, "scope": scope, "scale": scale}
+    check_arguments(load_guidance, choices, "guidance.")
     within("guidance.scale", scale, 0, 1e6, above=True)
     fetched = pretrained and checkpoint is None
     timm_name = HUB_NAMES.get(name, name)

@@ -142,6 +142,8 @@ def load_backbone(
         notes = pretrained_tags.read_notes(folder_of(Path(checkpoint)))
     elif state_dict is not None:
         state_dict = in_memory(state_dict, weights)
+    elif weights is not None:
+        raise LabError(f"weights={weights} chooses among those of a checkpoint; there is none")
     has_weights = state_dict is not None
     tag = None if has_weights else pretrained
     device = check_device(device)
@@ -256,12 +258,9 @@ def check_options(prefix: str = "", **options: Any) -> None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw random weights from a seed, and leave the caller's generator as it was."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         yield
-    finally:
-        torch.random.set_rng_state(state)
 
 
 def _from_memory(
@@ -437,8 +436,10 @@ def _with_folder(
     """Return the text tower's description, with files from a local folder if there is one."""
     text = architecture.get("text_cfg")
     text = dict(text) if isinstance(text, Mapping) else {}
-    if folder is None or not text:
+    if folder is None:
         return text
+    if not {"hf_model_name", "hf_tokenizer_name"} & set(text):
+        raise LabError(f"{name}: its texts need nothing of transformers; leave text_folder")
     path = Path(folder) / "config.json"
     if not path.is_file() and "hf_model_name" in text:
         raise LabError(f"text_folder {folder}: there is no config.json of {text['hf_model_name']}")

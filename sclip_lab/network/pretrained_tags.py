@@ -124,15 +124,18 @@ def statistics(
     return MEAN, STD
 
 
-def warn_of_statistics(name: str, used: Sequence[float], choices: Iterable[Statistics]) -> None:
+def warn_of_statistics(
+    name: str, used: Sequence[float], choices: Iterable[Statistics], role: str = "backbone"
+) -> None:
     """Warn that a user's own weights do not say which channel statistics they were trained with."""
     means = sorted(mean for mean, _ in choices)
     shown = [str([round(value, 1) for value in mean]) for mean in (used, *means)]
+    keys = "backbone.mean and backbone.std decide, or " if role == "backbone" else ""
     log.warning(
-        "backbone %s: its published weights have several channel statistics and a file does not "
-        "say which; those with means %s are used. backbone.mean and backbone.std decide, or a tag "
-        "in a name of timm; means in 0 .. 255: %s",
-        *(name, shown[0], " | ".join(shown[1:])),
+        "%s %s: its published weights have several channel statistics and a file does not say "
+        "which; those with means %s are used. %sa tag in a name of timm decides; means in "
+        "0 .. 255: %s",
+        *(role, name, shown[0], keys, " | ".join(shown[1:])),
     )
 
 

@@ -53,9 +53,7 @@ class Placement:
 
     def first_pixels(self, grid: Grid) -> Tensor:
         """(windows * patches, 2) int64: row and column of each patch's first pixel in the photo."""
-        rows, columns = (self.patch * torch.arange(side) for side in grid)
-        cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
-        return (torch.tensor(self.corners)[:, None] + cells).flatten(0, 1)
+        return (torch.tensor(self.corners)[:, None] + self.patch * positions(grid)).flatten(0, 1)
 
     def pixel_numbers(self, grid: Grid) -> Tensor:
         """(windows * patches,) int64: index of each patch's first pixel in the flattened photo;

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import open_clip
@@ -26,25 +26,14 @@ class Network:
 
     Attributes:
         refusal: why it is not loaded; "" if it is.
-        depth, patch, image: blocks; sides of a patch and of the trained images in pixels.
-        class_token: whether it has one.
-        registers: number of other tokens before the patches.
-        text: kind of its text tower: "", ``open_clip`` or ``transformers``.
-        activation: of its MLPs.
-        mean: channel means in 0 .. 255 of its published weights; several where they differ.
+        facts: what it is, by the columns of docs/networks.md; sides of a patch and of the trained
+            images are in pixels, means of the published weights in 0 .. 255.
     """
 
     library: str
     name: str
     refusal: str = ""
-    depth: int = 0
-    patch: int = 0
-    image: int = 0
-    class_token: bool = False
-    registers: int = 0
-    text: str = ""
-    activation: str = ""
-    mean: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def survey(family: str = "", progress: bool = False) -> Iterator[Network]:
@@ -88,7 +77,7 @@ def _of_timm(name: str) -> Network:
 
     note = timm.get_pretrained_cfg(name, allow_unregistered=True)
     notes = [] if note is None else [{"mean": note.mean, "std": note.std}]
-    return _described("timm", name, build, "", notes)
+    return _described("timm", name, build, "none", notes)
 
 
 def _described(library: str, name: str, build: Any, text: str, notes: list[Any]) -> Network:
@@ -102,16 +91,15 @@ def _described(library: str, name: str, build: Any, text: str, notes: list[Any])
         why = (str(error).splitlines() or [""])[0]
         return Network(library, name, f"{library} cannot build it: {type(error).__name__} {why}")
     means = sorted({pretrained_tags.of_note(note)[0] for note in notes})
-    return Network(
-        library,
-        name,
-        "",
-        len(image_tower.blocks),
-        image_tower.patch_size,
-        image_tower.image_size,
-        image_tower.has_class_token,
-        image_tower.prefix - image_tower.has_class_token,
-        text,
-        layouts.activation(image_tower.blocks[0].activation),
-        " or ".join(" ".join(f"{value:.1f}" for value in mean) for mean in means),
-    )
+    facts = {
+        "blocks": len(image_tower.blocks),
+        "patch": image_tower.patch_size,
+        "image": image_tower.image_size,
+        "class token": "yes" if image_tower.has_class_token else "no",
+        "registers": image_tower.prefix - image_tower.has_class_token,
+        "text": text,
+        "activation": layouts.activation(image_tower.blocks[0].activation),
+        "channel means": " or ".join(" ".join(f"{v:.1f}" for v in mean) for mean in means)
+        or "none published",
+    }
+    return Network(library, name, "", facts)

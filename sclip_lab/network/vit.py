@@ -99,11 +99,13 @@ def load_vit(
     model = _built(full, name, fetched, seed, dict(options or {}), role)
     source = f"timm {full}" if fetched else f"random, seed {seed}"
     statistics = model.pretrained_cfg
+    if weights is not None and checkpoint is None:
+        raise LabError(f"weights={weights} chooses among those of a checkpoint; there is none")
     if checkpoint is not None:
         source = str(checkpoint)
         load_timm_weights(model, read_checkpoint(Path(checkpoint), weights), source, name, role)
         if mean is None or std is None:
-            statistics = _of_checkpoint(Path(checkpoint), statistics, name, has_tag=bool(tag))
+            statistics = _of_checkpoint(Path(checkpoint), statistics, name, bool(tag), role)
     check_finite(model, source)
     backbone = Backbone(
         name=name,
@@ -126,7 +128,7 @@ def load_vit(
 
 
 def _of_checkpoint(
-    checkpoint: Path, of_name: Mapping[str, Any], name: str, has_tag: bool
+    checkpoint: Path, of_name: Mapping[str, Any], name: str, has_tag: bool, role: str
 ) -> Mapping[str, Any]:
     """Return the channel statistics in 0 .. 1 of a user's own weights: those of timm's
     ``config.json`` beside them, otherwise timm's of the name, with a warning where a name without
@@ -140,7 +142,7 @@ def _of_checkpoint(
     notes = (timm.get_pretrained_cfg(tagged) for tagged in timm.list_pretrained(f"{name}.*"))
     choices = {of_note({"mean": note.mean, "std": note.std}) for note in notes if note is not None}
     if not has_tag and len(choices) > 1:
-        warn_of_statistics(name, [255 * value for value in of_name["mean"]], choices)
+        warn_of_statistics(name, [255 * value for value in of_name["mean"]], choices, role)
     return of_name
 
 

@@ -157,8 +157,9 @@ def counts(verdicts: Sequence[Verdict]) -> str:
                    for name in (TESTED, MADE, CANNOT, REPEATS)}  # fmt: skip
     tested = [v.answer for v in by_standing[TESTED]]
     held = [v.answer for v in by_standing[MADE]].count(HOLDS)
+    noun = "claim" if len(verdicts) == 1 else "claims"
     return (
-        f"{len(verdicts)} claims: {len(tested)} tested ({tested.count(HOLDS)} hold, "
+        f"{len(verdicts)} {noun}: {len(tested)} tested ({tested.count(HOLDS)} hold, "
         f"{tested.count(FAILS)} do not hold, {tested.count(OPEN)} cannot be decided), "
         f"{len(by_standing[MADE])} the network was made to show ({held} hold), "
         f"{len(by_standing[CANNOT])} cannot be tested here, "

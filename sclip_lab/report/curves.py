@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import Figure, charts, color, draw_floors
+from sclip_lab.report.figures import Figure, charts, color, draw_floors, score_title
 
 SIDE = 2.2  # inches: width and height of a chart whose points have names
 FONT = 4.5  # points: size of the letters of points' names
@@ -27,12 +27,14 @@ DASHES: dict[str, Any] = {
     "blind Gaussian": (0, (5, 1, 1, 1, 1, 1)),
 }
 Line = Mapping[float, str]  # place on the axis -> spec
+LAST = {str([*range(-count, 0)]): f"last {count}" for count in range(1, 100)}  # layers in words
 
 
 def number(value: object) -> float:
-    """A parameter's place on an axis: numbers, fractions of depth ("3/12"), "last 2"; else NaN."""
+    """A parameter's place on an axis: numbers, fractions of depth ("3/12"), "last 2" in words or as
+    [-2, -1]; else NaN."""
     try:
-        return float(Fraction(str(value).removeprefix("last ")))
+        return float(Fraction(LAST.get(str(value), str(value)).removeprefix("last ")))
     except (ValueError, ZeroDivisionError):
         return float("nan")
 
@@ -129,7 +131,8 @@ def plot(
             dashes = DASHES.get(name, "-.")
             ax.axhline(100 * evidence.score(key), color="0.15", lw=1, ls=dashes, label=name)
     draw_floors(ax, evidence.summary, across=True)
-    ax.set_ylabel("mIoU x100, 95 % band")
+    drawn = [key for places in lines.values() for key in places.values()]
+    ax.set_ylabel(score_title(cells.loc[drawn], ", 95 % band"))
 
 
 def curves(
@@ -238,7 +241,8 @@ def curve(
     figure = curves(evidence, {title: lines}, log=[title] if log else [])
     ticks = {row["place"]: row[x] for table in tables for _, row in table.iterrows()}
     if len(ticks) <= 8:  # values as they were typed: "3/12", not 0.25
-        texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
+        texts = [f"{t:g}" if isinstance(t, int | float) else LAST.get(str(t), str(t))
+                 for t in ticks.values()]  # fmt: skip
         figure.axes[0].set_xticks(list(ticks), texts)
     figure.set_label(f"mIoU x100 against {x}, with its 95 % interval over photos")
     return figure

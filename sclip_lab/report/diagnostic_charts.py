@@ -42,9 +42,10 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str]) -> Figure:
             _chart(ax, rows, list(names))
             _control(ax, df, rows)
         axes[0].set_yticks(range(len(names)), names.values())
-    figure.set_label(
-        "diagnostics: mean over photos with a 95 % interval; dots: single photos" + _undefined(df)
-    )
+    seen = df.groupby("variant")["image"].nunique()
+    photos = " to ".join(str(count) for count in sorted({seen.min(), seen.max()}))
+    text = f"diagnostics: mean over {photos} photos with a 95 % interval; dots: single photos"
+    figure.set_label(text + _undefined(df))
     return figure
 
 

@@ -114,6 +114,11 @@ def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
     return {f"{name}_{number}": page for number, page in enumerate(pages, start=1)}
 
 
+def score_title(table: pd.DataFrame, interval: str) -> str:
+    """The title of scores, which names their interval if a row of ``table`` has one."""
+    return "mIoU x100" + interval * bool(table["low"].notna().any())
+
+
 def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
     """Draw grey lines at the scores that need no network, if a table is of one data set.
 
@@ -130,6 +135,7 @@ def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
             ax.hlines(100 * score, 0, 1, transform=ax.get_yaxis_transform(), **looks)
         else:
             ax.vlines(100 * score, 0, 1, transform=ax.get_xaxis_transform(), **looks)
+            ax.set_xlim(right=max(ax.get_xlim()[1], 105 * score))
     words = [f"{name} {100 * score:.1f}" for name, score in floor_scores.items()]
     return f"grey: {', '.join(words)}" if words else ""
 
@@ -180,9 +186,9 @@ def _bar_charts(groups: Mapping[str, pd.DataFrame]) -> Figure:
             photos, of = rows[["images", "of"]].iloc[0]
             count = f"{photos}" if photos == of else f"{photos} of {of}"
             ax.set_title(f"{dataset}, {count} photos")
-            ax.set_xlabel(f"mIoU x100, {level}\n{draw_floors(ax, rows)}".strip())
-            ax.xaxis.label.set_fontsize(6.5)
-        figure.set_label(f"mIoU x100 with its {level} over photos")
+            text = f"{score_title(rows, f', {level}')}\n{draw_floors(ax, rows)}".strip()
+            ax.set_xlabel(text, loc="right", fontsize=6.5)  # there is room below the names
+        figure.set_label(score_title(pd.concat(groups.values()), f" with its {level} over photos"))
     return figure
 
 
@@ -304,7 +310,7 @@ def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure
                           color=color(variant, index), label=variant)  # fmt: skip
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
-        ax.set_xlabel("mIoU x100, 95 % interval")
+        ax.set_xlabel(score_title(cells, ", 95 % interval"))
         draw_floors(ax, evidence.summary)
         longest = max(map(len, ax.get_legend_handles_labels()[1]))  # floors are in the legend too
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))

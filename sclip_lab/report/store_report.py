@@ -24,7 +24,7 @@ from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval
 from sclip_lab.results.statistics.resampling import Scored
 from sclip_lab.results.store import picture_files, sweeps
 from sclip_lab.results.store.picture_files import Picture, Prediction
-from sclip_lab.results.table.choices import choose
+from sclip_lab.results.table.choices import choose, is_absent
 from sclip_lab.results.table.scores import NAMES, spec_rows
 
 SHEET = 8  # variants on one sheet of attention maps
@@ -71,12 +71,13 @@ def select(
     for column, patterns in where.items():
         if column not in table:
             raise unknown("column", column, map(str, table.columns))
-        values = table[column].astype(str)
+        # astype(str) would keep NaN, of a parameter that some cells do not have, as a number.
+        values = pd.Series(["none" if is_absent(v) else str(v) for v in table[column]])
         for pattern in patterns:
             if not any(fnmatchcase(value, pattern) for value in values):
                 raise unknown(column, pattern, values.unique())
         fits = [any(fnmatchcase(value, p) for p in patterns) for value in values]
-        table = table[fits]
+        table = table[fits].reset_index(drop=True)
     if table.empty:
         chosen = "; ".join(f"{column}={','.join(patterns)}" for column, patterns in where.items())
         raise LabError(f"no cell of {store} fits all of {chosen}")

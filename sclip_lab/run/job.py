@@ -9,10 +9,10 @@ import logging
 import math
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -43,6 +43,7 @@ from sclip_lab.evaluation.spec import Spec
 from sclip_lab.paper import published
 from sclip_lab.results.store import machines, sweeps
 from sclip_lab.results.store.reading import SHORT
+from sclip_lab.results.store.spec_labels import PLAIN
 from sclip_lab.results.store.store import Store
 from sclip_lab.run import tracking
 from sclip_lab.run.known_words import strange_words
@@ -78,6 +79,9 @@ class Outcome(NamedTuple):
     sweep: str = ""
 
 
+T = TypeVar("T")
+# Networks of this sweep that could not be made: (function, its configuration) -> why.
+failures: dict[tuple[str, str], LabError] = {}
 # Outcome or error of a sweep's jobs by their numbers, so that no job reads the store again.
 _outcomes: dict[int, Outcome | Exception] = {}
 
@@ -305,7 +309,25 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
     return build_protocol(plain_config(config["protocol"]))
 
 
-@cache
+def _once(make: Callable[[str], T]) -> Callable[[str], T]:
+    """Call ``make`` once for a configuration, and raise its `LabError` again at the next call: a
+    hub that cannot be reached takes a minute, and a sweep has many jobs."""
+
+    @cache
+    def once(config: str) -> T:
+        key = make.__name__, config
+        if key in failures:
+            raise failures[key]
+        try:
+            return make(config)
+        except LabError as error:
+            failures[key] = error
+            raise
+
+    return once
+
+
+@_once
 def make_backbone(config: str) -> Backbone:
     """The network of a configuration (as JSON). Jobs with equal configurations share it."""
     values = json.loads(config)
@@ -316,7 +338,7 @@ def make_backbone(config: str) -> Backbone:
     return backbone
 
 
-@cache
+@_once
 def make_guidance(config: str) -> Guide:
     """The second network of a configuration (as JSON), shared by jobs."""
     from sclip_lab.network.guidance import load_guidance  # timm: slow to import
@@ -341,8 +363,9 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
     for name in (str(n) for n in summary if str(n).startswith("protocol.")):
         if name.endswith("._target_"):  # the function of a readout or refinement
+            part = name.removesuffix("._target_")
             last = summary[name].astype(str).str.rpartition(".")[2]
-            shown[name.removesuffix("._target_")] = last.where(summary[name].notna(), "")
+            shown[part] = last.where(summary[name].notna(), PLAIN.get(part.rpartition(".")[2], ""))
         elif name.count(".") == 1 or summary[name].nunique() > 1:  # parameters that differ
             shown[name] = summary[name].astype(str).where(summary[name].notna(), "")
     shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)

@@ -242,6 +242,8 @@ def _batch(images: Any) -> Tensor:
         if len(kinds) != 1 or batches[0].ndim == 0:
             raise LabError("a list of images must hold images of one size and type")
         return torch.cat(batches)
+    if isinstance(images, np.ndarray):
+        images = np.ascontiguousarray(images)  # image[..., ::-1], of OpenCV's BGR
     try:
         images = torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError):

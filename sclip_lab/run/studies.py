@@ -27,7 +27,7 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.page import Section
 from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
-from sclip_lab.run.job import evaluation_settings, make_spec, observers_of
+from sclip_lab.run.job import evaluation_settings, failures, make_spec, observers_of
 from sclip_lab.run.known_words import EMBEDDED
 
 BENCHMARKS = (
@@ -84,6 +84,7 @@ def compose(requested: Sequence[str], overrides: Sequence[str]) -> dict[str, Cel
     Raises:
         LabError: unknown study or key, or no cell at all can be made.
     """
+    failures.clear()  # a notebook may have mended their causes since
     keys = with_data(overrides)
     cells = {
         name: _cells(sweep([f"experiment={name}", *keys])) for name in studies.chosen(requested)

@@ -74,6 +74,8 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Distribution], list[str]]:
             "nothing to search: give a range such as attention.temperature=0.1..4, or values such "
             "as attention.layers='last 1','last 2'"
         )
+    if of_photos := [key for key in space if key.partition(".")[0] == "dataset"]:
+        raise LabError(f"{of_photos[0]}: trials are compared on the same photos; give one value")
     return space, fixed
 
 

@@ -51,15 +51,14 @@ class Steps:
 
     Attributes:
         score: (encoded, text) -> patch logits; or (encoded, others) with a ``summary``.
-        of_logits, of_labels: refinements of either kind, in order.
+        refinements: of logits in order, then those of labels.
         threshold: (encoded, text) -> the photo's own probability threshold; None: the protocol's.
         summary: what ``score`` reads of other photos, see `sclip_lab.core.functions.reads_others`;
             None if it reads texts.
     """
 
     score: Callable[..., Tensor]
-    of_logits: list[partial[Tensor]]
-    of_labels: list[partial[Tensor]]
+    refinements: list[partial[Tensor]]
     threshold: Callable[..., float] | None = None
     summary: Callable[..., Any] | None = None
 
@@ -84,11 +83,6 @@ class Steps:
         """Whether ``score`` reads all windows of a photo together."""
         return "photo" in used([self.score])
 
-    @property
-    def refinements(self) -> list[partial[Tensor]]:
-        """The refinements of logits, then those of labels."""
-        return [*self.of_logits, *self.of_labels]
-
     def _refinement_takes(self, name: str) -> bool:
         return any(name in inspect.signature(step.func).parameters for step in self.refinements)
 
@@ -100,10 +94,10 @@ def steps(protocol: Protocol) -> Steps:
     per_photo = threshold if isinstance(threshold, Mapping) else None
     configs = named_steps(protocol.refinement).values()
     refinements = [step for step in (bind_config(c, *REFINEMENTS) for c in configs) if step]
+    refinements.sort(key=lambda step: kind_of(step) is refines_labels)
     return Steps(
         score,
-        [step for step in refinements if kind_of(step) is refines_logits],
-        [step for step in refinements if kind_of(step) is refines_labels],
+        refinements,
         bind_config(per_photo, threshold_function),
         getattr(kind_of(score), "summary", None),
     )
@@ -210,11 +204,11 @@ class Readout:
         if image is not None and self.steps.refinements:
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
             inputs["image"] = resized[0]
-        whole = plan.stitch(laid_out) if self.steps.of_logits else None
-        for step in self.steps.of_logits:
-            assert whole is not None
-            whole = _refined(step, whole, inputs)
-            _require_finite(whole, "refined logits")
+        whole = None
+        for step in self.steps.refinements:
+            if kind_of(step) is refines_logits:
+                whole = _refined(step, plan.stitch(laid_out) if whole is None else whole, inputs)
+                _require_finite(whole, "refined logits")
 
         def bands(queries: Tensor | None = None) -> Bands:
             if whole is None:
@@ -226,8 +220,9 @@ class Readout:
 
         threshold = self._threshold(encoded)
         prediction = self._decide(bands, plan.target, laid_out.device, threshold)
-        for step in self.steps.of_labels:
-            prediction = _refined(step, prediction, inputs)
+        for step in self.steps.refinements:
+            if kind_of(step) is refines_labels:
+                prediction = _refined(step, prediction, inputs)
         return prediction
 
     def _threshold(self, encoded: Encoded | None) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 import torch
@@ -94,14 +92,12 @@ def prepare(
             f"photo of {resized[1]} x {resized[0]} pixels; at most {pixel_limit()} are taken "
             f"({SIZE_VARIABLE} in the environment says how many)"
         )
-    crop, stride = protocol.crop_size, protocol.stride
-    count = 1 if crop is None else math.prod(max(0, side - crop) // stride + 1 for side in resized)
-    if count > MOST_WINDOWS:
-        raise LabError(
-            f"protocol.stride {stride} with crop_size {crop} cuts about {count} windows of a photo "
-            f"of {resized[1]} x {resized[0]} pixels; at most {MOST_WINDOWS} are taken at once"
-        )
-    patch = backbone.patch_size
+    crop, stride, patch = protocol.crop_size, protocol.stride, backbone.patch_size
     multiple = patch if protocol.padding == "centre" else protocol.padding
     plan = windows.plan(resized, size, crop, stride, patch, backbone.padding, multiple)
+    if plan.num_windows > MOST_WINDOWS:
+        raise LabError(
+            f"protocol.stride {stride} with crop_size {crop} cuts {plan.num_windows} windows of a "
+            f"photo of {resized[1]} x {resized[0]} pixels; at most {MOST_WINDOWS} are taken at once"
+        )
     return plan, to_pixels(image, resized, protocol.resampling)

@@ -62,8 +62,15 @@ def make_readout(
             same texts share their logits.
 
     Raises:
-        LabError: a readout that reads texts, of a network without text tower.
+        LabError: a readout that reads texts, of a network without text tower, or a protocol with
+            another vocabulary of its own.
     """
+    other = protocol.vocabulary
+    if other is not None and Vocabulary.named(other).key != vocabulary.key:
+        raise LabError(
+            f"protocol.vocabulary '{other}' replaces a data set's class names, and not those of "
+            "the call; give the call this vocabulary, or set protocol.vocabulary=null"
+        )
     texts = {} if texts is None else texts
     if not backbone.has_text and steps(protocol).reads_text:
         raise LabError(f"backbone {backbone.name} has no text tower: it cannot read class names")

@@ -184,7 +184,8 @@ class Protocol:
 
         Specs with equal geometry share a pass.
         """
-        return digest([views.looks(self.views), *(getattr(self, name) for name in GEOMETRY)])
+        looks = [[view["change"], view["flip"]] for view in (self.views or {}).values()]
+        return digest([looks, *(getattr(self, name) for name in GEOMETRY)])
 
     def resized(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
         """(height, width) of the photo in which windows are cut, rounded as mmcv does.

@@ -158,11 +158,6 @@ def _checked(where: str, settings: Any) -> dict[str, Any]:
     return {"change": change, "flip": view["flip"], "weight": float(view["weight"])}
 
 
-def looks(views: Views | None) -> list[list[Any]]:
-    """What the network sees of each window: change and flip of each view."""
-    return [[view["change"], view["flip"]] for view in (views or {}).values()]
-
-
 def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
     """One view of some windows, (windows, 3, height, width), same shape out.
 

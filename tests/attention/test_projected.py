@@ -110,5 +110,10 @@ def test_bad_parameters(ctx: Context) -> None:
         load_attention("csa_random", distribution="orthogonall")
     with pytest.raises(LabError, match="count 0"):
         projected.random(ctx, count=0)
+    with pytest.raises(LabError, match="count 1010 must be at least 1 and at most 1009"):
+        projected.random(ctx, count=1010)
+    for seed in (-1, 2**63):  # they would be the seeds 2^63 - 1 and 0
+        with pytest.raises(LabError, match=f"seed {seed} must be at least 0"):
+            projected.random(ctx, seed=seed)
     with pytest.raises(LabError, match="temperature 0"):
         projected.random(ctx, temperature=0)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import timm
 
 from sclip_lab.cli import networks
 from sclip_lab.cli.main import parser_of
-from sclip_lab.network.survey import Network
+from sclip_lab.core.errors import LabError
+from sclip_lab.network.survey import survey
 
 PAGE = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
 
@@ -50,6 +53,12 @@ def test_the_page_counts_its_rows() -> None:
         assert all(row[1].isdecimal() and row[2].isdecimal() for row in loaded)
 
 
-def test_a_network_without_published_weights_says_so() -> None:
-    network = Network("timm", "mine", "", 2, 16, 64, True, 0, "", "GELU", "")
+def test_a_family_without_members_is_an_error() -> None:
+    with pytest.raises(LabError, match="--family zzz: no name of open_clip or timm"):
+        networks.run(argparse.Namespace(family="zzz", all=False, markdown=None))
+
+
+def test_a_network_without_published_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name, allow_unregistered: None)
+    [network, *_] = survey("vit_tiny_patch16_224")
     assert "| none | GELU | none published |" in networks.markdown([network], 0)

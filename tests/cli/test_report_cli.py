@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -60,7 +62,9 @@ def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path)
     for readout in ({}, {"readout": {"_target_": "a.b.cliper", "scale": 50.0}}):
         config = {"protocol": readout}
         write_cell(tmp_path, "csa", 0.5, list("abc"), config=config, seed=len(readout))
-    assert "nan" not in table(results.load(tmp_path)).lower()
+    shown = table(results.load(tmp_path))
+    assert "nan" not in shown.lower()
+    assert [line.split()[4] for line in shown.splitlines()[1:3]] == ["cosine", "cliper"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,9 @@ def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path)
         (["--where", "atention=csa"], "did you mean attention"),
         (["--where", "attention=csaa"], "did you mean csa"),
         (["--where", "attention"], "COLUMN=PATTERN"),
+        # vanilla has no such parameter
+        (["--where", "attention.temperature=2"], "did you mean 2.0? (known: 1.0, 2.0, none)"),
+        (["--where", "attention.temperature=1.0", "attention=vanilla"], "(known: csa)"),
     ],
 )
 def test_report_says_what_was_meant(
@@ -153,6 +160,9 @@ def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
     text = (tmp_path / "out" / "verdicts.md").read_text(encoding="utf-8")
     assert "| mystudy | CSA is better | **no verdict** | cannot be tested here |" in text
     assert "2 of 64 photos; a verdict needs 10" in text
+    assert "\n1 claim: 0 tested" in text
+    page = html.unescape((tmp_path / "out/index.html").read_text())
+    assert shlex.join(["sclip-lab", "paper", *words, *options[:2]]) in page  # as typed
     assert main(["paper", "mystudi", *words[1:], *options]) == 1
 
 
@@ -263,6 +273,14 @@ def test_a_page_says_what_it_is_of_and_its_files_hold_numbers(store: Path, tmp_p
     np.testing.assert_allclose(scores["mIoU x100"], 100 * summary["miou"], atol=1e-5)
     np.testing.assert_allclose(scores["high x100"], 100 * summary["high"], atol=1e-5)
     assert "\\label{tab:scores}" in (tmp_path / "scores.tex").read_text()
+
+
+def test_the_command_on_clip_names_no_variant_that_only_a_plug_in_has(tmp_path: Path) -> None:
+    for label in ("csa", "heated", "vanilla"):
+        write_cell(tmp_path / "s", label, 0.5, list("abc"), names={"backbone": "patchwork_vit"})
+    assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out/index.html").read_text()
+    assert "evaluate -m attention=csa,vanilla dataset=voc21" in page
 
 
 def test_intervals_and_p_of_a_table_agree(store: Path, tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+def test_a_store_without_a_log_of_sweeps(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store("sweeps", root) == 1
+    assert "has no log of sweeps" in capsys.readouterr().err
+
+
 def test_damage_is_found_and_set_aside(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = results.load(root)
     assert store("verify", "--store", root) == 0

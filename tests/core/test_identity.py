@@ -148,6 +148,36 @@ def test_a_module_that_lies_beside_a_users_counts_and_a_library_does_not(
     assert of_code(functions) != first
 
 
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages", "libraries"])
+def test_libraries_outside_of_this_environment_are_no_users_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """As with PYTHONPATH, ``pip install --target``, or a system's packages seen from a venv."""
+    name = f"library_in_{folder.replace('-', '_')}"
+    libraries = tmp_path / folder
+    (libraries / f"{name}-1.0.dist-info").mkdir(parents=True)
+    (libraries / f"{name}.py").write_text("k = 1\n")
+    user = f"user_of_{name}"
+    (tmp_path / f"{user}.py").write_text(f"import {name}\nfrom {name} import k\n")
+    monkeypatch.syspath_prepend(str(libraries))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert reached([user]) == [user]
+
+
+def test_modules_in_folders_without_init_are_found_before_they_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / "folders_for_a_test" / "below"
+    deep.mkdir(parents=True)
+    (deep / "part.py").write_text("k = 1\n")
+    (tmp_path / "late_for_a_test.py").write_text(
+        "def f(ctx):\n    from folders_for_a_test.below.part import k\n"
+        "    import folders_for_a_test.below.part\n    return k\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert reached(["late_for_a_test"]) == ["folders_for_a_test.below.part", "late_for_a_test"]
+
+
 def test_a_reloaded_module_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 

@@ -25,6 +25,10 @@ def test_a_bar_is_for_a_terminal(
         pass
     assert ("photos: 100%" in stream.getvalue()) == shown
     assert shown or not stream.getvalue()
+    before = stream.getvalue()
+    for _ in Bar([], "nothing"):
+        pass
+    assert stream.getvalue() == before
     with Bar(total=3, disable=True) as hidden:
         hidden.update(3)
     assert stream.getvalue().count("100%") <= 1

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, about
 from sclip_lab.core.values import check, check_arguments, within
 
 INF, NAN = float("inf"), float("nan")
@@ -69,6 +69,21 @@ def test_ranges() -> None:
         within("a", 1, 1, 2, above=True)
     with pytest.raises(LabError, match="a nan must be at least 0"):
         within("a", NAN, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("a.pt: take backbone=ViT-B-16", "backbone: a.pt: take backbone=ViT-B-16"),
+        ("set backbone.mean", "backbone: set backbone.mean"),
+        ("unknown backbone 'x'", "unknown backbone 'x'"),
+        ("backbone x: no", "backbone x: no"),
+    ],
+)
+def test_an_error_says_what_it_is_about(message: str, shown: str) -> None:
+    with pytest.raises(LabError) as caught, about("backbone"):
+        raise LabError(message)
+    assert str(caught.value) == shown
 
 
 def test_an_error_is_one_line_whatever_the_names_hold() -> None:

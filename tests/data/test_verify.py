@@ -89,6 +89,18 @@ def test_verify_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "1 samples, the whole data set has 5000" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dataset.limit=2"], "name the data sets to verify"),
+        (["patchwork", "--config-dir", "/nope"], "--config-dir /nope: no such folder"),
+    ],
+)
+def test_verify_of_nothing_is_no_success(words: list[str], says: str) -> None:
+    with pytest.raises(LabError, match=says):
+        cli("verify", *words)
+
+
 def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     (data / "coco_object").mkdir(parents=True)
     assert cli("list") == 0

@@ -124,7 +124,9 @@ def test_the_table_has_every_name() -> None:
     }
     assert not [n.name for n in networks if n.refusal and n.name.startswith("ViT-B-16")]
     row = next(n for n in networks if n.name == "ViT-B-16-quickgelu")
-    assert (row.depth, row.patch, row.image, row.activation) == (12, 16, 224, "QuickGELU")
-    assert row.mean == "122.8 116.7 104.1"
-    pe = next(iter(survey("PE-Core-B-16")))
-    assert (pe.class_token, pe.registers, pe.mean) == (True, 0, "127.5 127.5 127.5")
+    assert list(row.facts.values())[:3] == [12, 16, 224]
+    assert row.facts["activation"] == "QuickGELU"
+    assert row.facts["channel means"] == "122.8 116.7 104.1"
+    pe = next(iter(survey("PE-Core-B-16"))).facts
+    facts = pe["class token"], pe["registers"], pe["channel means"]
+    assert facts == ("yes", 0, "127.5 127.5 127.5")

@@ -14,6 +14,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
+from sclip_lab.network.vit import load_vit
 from tests.conftest import ARCHITECTURE
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -70,6 +71,8 @@ def test_nothing_named() -> None:
         ({"architecture": "no/such.json"}, r"no/such\.json"),
         ({"checkpoint": "no/such.pt"}, r"no/such\.pt does not exist"),
         ({"checkpoint": "a.pt", "state_dict": {}}, "not both"),
+        ({"weights": "ema"}, "weights=ema chooses among those of a checkpoint; there is none"),
+        ({"text_folder": "/nope"}, "its texts need nothing of transformers; leave text_folder"),
         ({"state_dict": {}}, "state_dict holds no state dict"),
         ({"state_dict": [1]}, "state_dict holds no state dict"),
     ],
@@ -77,6 +80,13 @@ def test_nothing_named() -> None:
 def test_bad_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(LabError, match=says):
         load_backbone(**{"architecture": ARCHITECTURE, "device": "cpu", **options})
+
+
+def test_a_name_whose_texts_have_no_folder() -> None:
+    with pytest.raises(LabError, match="ViT-B-32: its texts need nothing of transformers"):
+        load_backbone("ViT-B-32", text_folder="/nope", device="cpu")
+    with pytest.raises(LabError, match="weights=ema chooses among those of a checkpoint"):
+        load_vit("vit_tiny_patch16_224", weights="ema", device="cpu")
 
 
 def test_weights_of_another_architecture(weights: dict[str, Tensor]) -> None:

@@ -652,6 +652,10 @@ def test_statistics_of_a_users_own_timm_weights(
 
     # Those of ImageNet for DINO's weights, 0.5 for timm's own.
     assert warned(name)[1]
+    assert "backbone.mean and backbone.std decide" in caplog.text
+    assert warned(name, role="guidance")[1]
+    assert f"guidance {name}" in caplog.text
+    assert "backbone" not in caplog.text  # guidance has no keys for its statistics
     assert warned(name, mean=[1, 2, 3], std=[1, 1, 1])[1] is False
     backbone, has_warned = warned(f"{name}.dino")
     assert not has_warned

@@ -151,7 +151,32 @@ def test_curve_reads_fractions_of_depth(tmp_path: Path) -> None:
         write_cell(tmp_path, f"early(source={source})", 0.5, ["x"], config=config)
     (ax,) = curves.curve(results.load(tmp_path), "attention.source").axes
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.25, 0.5, 0.75])
+    assert ax.get_ylabel() == "mIoU x100"  # one photo has no interval
     assert {tick.get_text() for tick in ax.get_xticklabels()} == {"3/12", "6/12", "9/12"}
+
+
+def test_a_curve_over_layers_has_the_last_block_however_it_was_typed(tmp_path: Path) -> None:
+    for seed, layers in enumerate(([-1], "last 2", [-3, -2, -1], [0, 1])):
+        config = {"attention": {"layers": layers}}
+        write_cell(tmp_path, "csa", 0.5, ["x"], config=config, seed=seed)
+    (ax,) = curves.curve(results.load(tmp_path), "attention.layers").axes
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [1, 2, 3])
+    assert {tick.get_text() for tick in ax.get_xticklabels()} == {"last 1", "last 2", "last 3"}
+
+
+def test_bars_show_floors_above_the_scores_and_claim_no_interval_on_few_photos(
+    tmp_path: Path,
+) -> None:
+    for label in ("csa(prior=gaussian[sigma=2.0], layers=last 4)", "vanilla"):
+        write_cell(tmp_path, label, 0.1, list("abc"))
+    table = results.summary(results.load(tmp_path))
+    names = ("best constant class", "most frequent class per photo", "random patches")
+    table.attrs["floors"] = {"shapes": dict.fromkeys(names, 0.9)}
+    figure = figures.bars(pd.DataFrame(), table=table)
+    assert figure.axes[0].get_xlim()[1] > 90
+    assert figure.axes[0].get_xlabel().startswith("mIoU x100\ngrey: best constant class 90.0, ")
+    assert figure.get_label() == "mIoU x100"
+    _inside(figure)
 
 
 def test_curve_says_what_it_lacks(df: pd.DataFrame) -> None:
@@ -174,6 +199,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
     figure = diagnostic_charts.diagnostics(table)
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
+    assert "mean over 3 photos" in str(figure.get_label())
     np.testing.assert_allclose([bar.get_width() for bar in first.patches], [0.15, 0.45])
     np.testing.assert_allclose([bar.get_width() for bar in second.patches], [0.25, 0.55])
     (whiskers,) = first.collections

@@ -123,6 +123,20 @@ def test_a_variant_that_lacks_a_data_set_is_left_out(df: pd.DataFrame) -> None:
     assert table.attrs["left_out"] == ["csa"]
 
 
+def test_variants_on_other_photos_are_not_compared(tmp_path: Path) -> None:
+    """As many photos are not the same photos: means over data sets compare photo by photo."""
+    write_cell(tmp_path, "vanilla", 0.4, [f"photo_{k}" for k in range(12)])
+    write_cell(tmp_path, "csa", 0.6, [f"photo_{k}" for k in range(12, 24)], first=12)
+    df = results.load(tmp_path)
+    for call in (results.mean_over_datasets, results.mean_differences, results.ranks):
+        with pytest.raises(LabError, match="'shapes' were evaluated on different images"):
+            call(df)
+
+
+def test_ranks_without_counted_pixels_have_no_interval(df: pd.DataFrame) -> None:
+    assert results.ranks(df.assign(pixels=0), n=20)[["rank", "low", "high"]].isna().all(axis=None)
+
+
 def test_wrong_names(df: pd.DataFrame) -> None:
     with pytest.raises(LabError, match="did you mean city"):
         results.mean_over_datasets(df, n=10, apart=["citi"])

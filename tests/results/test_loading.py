@@ -169,6 +169,39 @@ def test_one_data_set_name_with_two_vocabularies_is_refused(tmp_path: Path) -> N
     assert len(results.load(tmp_path, [results.specs(tmp_path)["key"][0]]))
 
 
+def test_each_spec_has_its_own_class_names(tmp_path: Path) -> None:
+    """Two folders of one name may list the same number of classes in another order."""
+    write_spec(tmp_path, "a", _rows(["x"]), ["x"])
+    write_spec(tmp_path, "b", _rows(["x"]), ["x"], class_names=CLASSES[::-1], created="2027")
+    table = results.iou(results.load(tmp_path))
+    for label, names in (("a", CLASSES), ("b", CLASSES[::-1])):
+        assert list(table.loc[table["attention"] == label, "class"]) == names
+
+
+def test_names_go_by_the_beginning_of_a_key_too(store: Path) -> None:
+    key = results.specs(store)["key"][0]
+    df = results.load(store, names={key[:12]: {"attention": "mine"}})
+    assert df["attention"].iloc[0] == "mine"
+    for names, says in (
+        ({key: {"atention": "mine"}}, "unknown column 'atention'; did you mean attention"),
+        ({key: "mine"}, "names: .* must be a mapping to a mapping"),
+    ):
+        with pytest.raises(LabError, match=says):
+            results.load(store, names=names)
+
+
+@pytest.mark.parametrize(
+    "options", [{"n": "9"}, {"n": 2.5}, {"n": 0}, {"level": None}, {"level": 95}, {"seed": -1}]
+)
+def test_options_of_statistics_are_checked(store: Path, options: dict[str, object]) -> None:
+    [name] = options
+    df = results.load(store)
+    for call in (results.bootstrap, results.summary, results.differences, results.ranks):
+        with pytest.raises(LabError, match=rf"^{name}\b.*must be"):
+            call(df, **options)
+    assert len(results.bootstrap(df, n=np.int64(9), seed=np.int64(1)))
+
+
 def test_diagnostics_are_tidy_too(store: Path) -> None:
     assert results.diagnostics(store).empty
     key = results.specs(store)["key"][1]
@@ -197,9 +230,18 @@ def test_tables_that_would_give_a_wrong_score_are_refused(store: Path) -> None:
         ([1, 2], "expected the table of results.load"),
         (df.rename(columns={"attention": "variant"}), "none, or several, of attention"),
         (pd.concat([df, df[["pixels"]]], axis=1), "none, or several, of pixels"),
+        (df.assign(pixels=df["pixels"].astype(str)), "pixels holds a value that is no count"),
+        (df.assign(pixels=df["pixels"] + 0.5), "pixels holds a value that is no count"),
+        (df.assign(pixels=np.inf), "pixels holds a value that is no count"),
+        (df.assign(true=df["true"] - 1), "true holds a value that is no class id"),
+        (df.assign(true=df["true"] + 0.5), "true holds a value that is no class id"),
+        (df.assign(predicted=len(CLASSES)), "predicted holds a value that is no class id"),
+        (df.assign(image=df["image"].where(df.index != 5)), "image holds numbers or empty cells"),
+        (df.assign(spec=df["spec"].cat.codes), "spec holds numbers or empty cells"),
     ):
         for call in (results.summary, results.miou, results.iou, results.bootstrap,
-                     results.mean_over_datasets, results.ranks):  # fmt: skip
+                     results.mean_over_datasets, results.ranks, results.support, results.floors,
+                     results.differences):  # fmt: skip
             with pytest.raises(LabError, match=says):
                 call(table)
 

@@ -92,6 +92,12 @@ def test_a_command_typed_again_is_the_same_sweep(tmp_path: Path) -> None:
     assert first not in sweeps.read(tmp_path)  # damaged: it changes no number
 
 
+def test_a_name_goes_before_the_beginning_of_an_id(tmp_path: Path) -> None:
+    first = sweeps.note(tmp_path, "a", "x", {"k": names()})
+    sweeps.note(tmp_path, first[:2], "y", {"k": names()})
+    assert sweeps.find(tmp_path, first[:2])["command"] == "y"
+
+
 def test_many_unfinished_cells_are_one_short_line(tmp_path: Path) -> None:
     write_store(tmp_path)
     for number in range(40):

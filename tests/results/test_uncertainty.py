@@ -232,8 +232,8 @@ def test_p_is_below_alpha_where_the_interval_excludes_nothing(tmp_path: Path) ->
     [
         (lambda df: results.difference(df, "cca", "vanilla"), "did you mean csa"),
         (lambda df: results.bootstrap(df, "mIoU"), "did you mean miou"),
-        (lambda df: results.bootstrap(df, level=95), "level=95"),
-        (lambda df: results.bootstrap(df, n=0), "n=0"),
+        (lambda df: results.bootstrap(df, level=95), "level 95 must be above 0"),
+        (lambda df: results.bootstrap(df, n=0), "n 0 must be at least 1"),
     ],
 )
 def test_wrong_arguments_are_named(store: Path, call, message: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sclip_lab as lab
@@ -77,12 +78,19 @@ def test_evaluate_takes_names(tmp_path: Path) -> None:
     assert lab.results.miou(df).iloc[1] == lab.results.miou(again).iloc[0]
 
 
+def test_an_array_whose_channels_were_turned_round(backbone: Backbone) -> None:
+    turned = PHOTO[..., ::-1]
+    features = lab.dense_features(backbone, turned, "csa")
+    assert torch.equal(features, lab.dense_features(backbone, turned.copy(), "csa"))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda b: lab.segment(b, np.zeros((4, 4, 3)), NAMES), "shape (4, 4, 3) and type float64"),
         (lambda b: lab.segment(b, np.zeros((4, 4), np.uint8), NAMES), "shape (4, 4)"),
         (lambda b: lab.segment(b, None, NAMES), "give a file, a PIL image"),
+        (lambda b: lab.segment(b, torch.zeros(3, 4, 4).bfloat16(), NAMES), "torch.bfloat16: give"),
         (lambda b: lab.segment(b, "missing.jpg", NAMES), "missing.jpg"),
         (lambda b: lab.segment(b, "x.jpg", NAMES, "cssa"), "did you mean csa"),
         (lambda b: lab.segment("patchwork_vitt", "x.jpg", NAMES), "did you mean patchwork_vit"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def test_words_are_ranges_choices_or_fixed() -> None:
         (["attention.temperature=4..0.1"], "lower end"),
         (["attention.temperature=1.2.3..4"], "must be numbers"),
         (["attention=csa", "attention.temprature=0.1..4"], "temprature"),
+        (["attention=csa", "dataset.limit=1,2"], "dataset.limit: trials are compared on the same"),
         (["attention=csa", "attention.temperature=1,2", "dataset.split=train"], "the test is on"),
     ],
 )
@@ -104,7 +106,8 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     ]  # one is the default
     assert main(["tune", *words, "--trials", "2", "--out", str(tmp_path)]) == 0
     assert "Of 2 trials on patchwork, train" in capsys.readouterr().out
-    page = (tmp_path / "index.html").read_text()
+    page = html.unescape((tmp_path / "index.html").read_text())
+    assert "tune attention=csa 'attention.layers=last 1,last 2' dataset.limit=4 --trials 2" in page
     assert "the best (attention.layers last" in page
     assert "without the shared trunk" in page
     assert (tmp_path / "store/specs").is_dir()

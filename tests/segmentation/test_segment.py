@@ -67,6 +67,19 @@ def test_no_names(backbone: Backbone, photos: Folder) -> None:
         lab.segment(backbone, photos[0].image, [], lab.load_attention("csa"))
 
 
+def test_a_protocol_with_other_class_names(
+    backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path
+) -> None:
+    (tmp_path / "words.txt").write_text("sky\ngrass\n")
+    steps, csa = (
+        replace(protocol, vocabulary=str(tmp_path / "words.txt")),
+        lab.load_attention("csa"),
+    )
+    with pytest.raises(LabError, match=r"words.txt' replaces a data set's class names"):
+        lab.segment(backbone, photos[0].image, ["dog", "cat"], csa, steps)
+    lab.segment(backbone, photos[0].image, ["sky", "grass"], csa, steps)
+
+
 def test_photo_that_is_none(backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"no photo")
     with pytest.raises(LabError, match=r"photo\.jpg"):

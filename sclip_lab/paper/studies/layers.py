@@ -18,18 +18,12 @@ KEPT = {
 }
 
 
-def _blocks(value: object) -> float:
-    """How many blocks are rewritten: "last 3" is 3, a list its length."""
-    text = str(value)
-    return float(text.count(",") + 1) if text.startswith("[") else number(text)
-
-
 def _lines(evidence: Evidence) -> dict[str, dict[float, str]]:
     lines = {}
     for name, (residual, mlp) in KEPT.items():
         table = pick(evidence, variant="csa", attention__residual=residual, attention__mlp=mlp)
         layers = table.get("attention.layers", pd.Series(dtype=object))
-        places = {_blocks(value): str(key) for key, value in layers.items()}
+        places = {number(value): str(key) for key, value in layers.items()}
         lines[name] = dict(sorted(places.items()))
     return {name: places for name, places in lines.items() if places}
 

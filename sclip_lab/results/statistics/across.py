@@ -19,9 +19,9 @@ from sclip_lab.results.statistics import multiple
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval, p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Design, Sample, Scored, score
-from sclip_lab.results.statistics.uncertainty import check, not_beaten, samples
+from sclip_lab.results.statistics.uncertainty import check, not_beaten, photo_sets, samples
 from sclip_lab.results.table.choices import Choice, choose, names
-from sclip_lab.results.table.scores import check_rows, methods_only, spec_rows
+from sclip_lab.results.table.scores import methods_only, spec_rows
 
 VARIANT = ["attention", "backbone", "protocol"]
 COLLECTIONS = (
@@ -64,7 +64,7 @@ class Together:
         apart: Collection[str] = (),
         shared: Shared = (),
     ) -> None:
-        check_rows(df)
+        number = photo_sets(df)
         df = methods_only(df)
         self.datasets = [str(name) for name in df["dataset"].unique()]
         for name in (*apart, *(name for group in shared for name in group)):
@@ -78,6 +78,7 @@ class Together:
         counts = {spec: sample for spec, _, _, sample in all_of_it}
         names = df["image"].cat.categories.astype(str).to_numpy()
         images = {dataset: names[codes] for _, dataset, codes, _ in reversed(all_of_it)}
+        number_of = {dataset: number[spec] for spec, dataset, _, _ in reversed(all_of_it)}
         places, self.design = _design(images, n, seed, self._collections(apart, shared))
         rows, self.samples, self.left_out = [], [], []
         for _, members in specs.groupby("variant", sort=False):
@@ -91,9 +92,14 @@ class Together:
             if set(by_dataset) < set(self.datasets):
                 self.left_out.append(label)
                 continue
+            for dataset, spec in by_dataset.items():
+                if number[spec] != number_of[dataset]:
+                    raise LabError(
+                        f"specs of data set '{dataset}' were evaluated on different images"
+                    )
             rows.append(members[distinct].iloc[0])
             self.samples.append(
-                [_placed(counts[by_dataset[d]], places[d], d) for d in self.datasets]
+                [Sample(counts[by_dataset[d]].totals, places[d]) for d in self.datasets]
             )
         if not rows:
             raise LabError(f"no variant was evaluated on all of {', '.join(self.datasets)}")
@@ -141,7 +147,7 @@ def mean_over_datasets(
         high, unbeaten (see `results.summary`), datasets (how many), photos (each counted once), and
         a column per data set with the score. ``attrs``: level, datasets, left_out (see `Together`).
     """
-    check(statistic, n, level)
+    check(statistic, n, level, seed)
     all_of = Together(df, statistic, n, seed, apart, shared)
     bounds = [interval(mean, level) for mean in all_of.means]
     table = all_of.table.assign(
@@ -181,7 +187,7 @@ def mean_differences(
     Raises:
         LabError: a baseline that is unknown or names several variants; no other variant.
     """
-    check(statistic, n, level)
+    check(statistic, n, level, seed)
     all_of = Together(df, statistic, n, seed, apart, shared)
     # `choose` wants the columns of a table of specs; a variant has no key of its own.
     table = all_of.table.assign(spec=[f"{k}" for k in range(len(all_of.table))], dataset="all")
@@ -231,16 +237,16 @@ def ranks(
         photos; NaN on fewer than `FEWEST_PHOTOS`), mean_rank (over data sets). ``attrs``:
         level, datasets, left_out.
     """
-    check(statistic, n, level)
+    check(statistic, n, level, seed)
     all_of = Together(df, statistic, n, seed, apart, shared)
     tables = []
     for k, dataset in enumerate(all_of.datasets):
         estimates = pd.Series([row[k].estimate for row in all_of.scores])
         resampled = np.stack([row[k].resampled for row in all_of.scores], axis=1)
         places = pd.DataFrame(-resampled).dropna().rank(axis=1)
-        low, high = np.quantile(places, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        if len(all_of.samples[0][k].photos) < FEWEST_PHOTOS:
-            low = high = np.full_like(low, np.nan)
+        low = high = np.full(places.shape[1], np.nan)
+        if len(places) and len(all_of.samples[0][k].photos) >= FEWEST_PHOTOS:
+            low, high = np.quantile(places, [(1 - level) / 2, (1 + level) / 2], axis=0)
         tables.append(
             all_of.table.assign(
                 dataset=dataset, score=estimates, rank=(-estimates).rank(), low=low, high=high
@@ -272,9 +278,3 @@ def _design(
     strata = pd.factorize(rows.groupby(photo)["dataset"].agg("\0".join))[0]
     places = {d: photo[rows["dataset"] == d].to_numpy() for d in images}
     return places, Design(strata, n, seed)
-
-
-def _placed(sample: Sample, places: np.ndarray, dataset: str) -> Sample:
-    if len(sample.totals) != len(places):
-        raise LabError(f"specs of data set '{dataset}' were evaluated on different images")
-    return Sample(sample.totals, places)

@@ -62,9 +62,9 @@ def difference(
     Raises:
         LabError: for an unknown or ambiguous name, or specs seen on different images.
     """
-    check(statistic, n, level)
-    table = spec_rows(df)
-    pairs = _pairs(table, choose(table, a), choose(table, b), a, b, photo_sets(df))
+    check(statistic, n, level, seed)
+    photos, table = photo_sets(df), spec_rows(df)
+    pairs = _pairs(table, choose(table, a), choose(table, b), a, b, photos)
     return _compared(df, pairs, statistic, n, seed).of(pairs, level, permuted=True)
 
 
@@ -89,7 +89,7 @@ def differences(
     Raises:
         LabError: an unknown baseline, several baselines for one spec, or nothing to compare.
     """
-    check(statistic, n, level)
+    check(statistic, n, level, seed)
     pairs, left_out = with_baseline(df, baseline)
     comparisons = _compared(df, pairs, statistic, n, seed)
     compared = comparisons.of(pairs, level, permuted=True)
@@ -106,12 +106,12 @@ def differences(
 
 def with_baseline(df: pd.DataFrame, baseline: Choice) -> tuple[list[Pair], list[str]]:
     """The pairs (spec, its baseline) of `differences`, and the specs that have no baseline."""
-    table = spec_rows(df)
+    photos, table = photo_sets(df), spec_rows(df)
     chosen = choose(table, baseline)
     fixed = [c for c in described(table) if c not in chosen.free]
     others = table[~table["spec"].isin(chosen.rows["spec"])]
     pairs, left_out = [], []
-    for spec, starts in _partners(others, chosen.rows, fixed, photo_sets(df)).items():
+    for spec, starts in _partners(others, chosen.rows, fixed, photos).items():
         if len(starts) > 1:
             raise LabError(
                 f"baseline {said(baseline)} is {len(starts)} specs ({', '.join(starts)}) that "
@@ -143,7 +143,7 @@ def all_pairs(
     Raises:
         LabError: no two specs were evaluated on the same images.
     """
-    check(statistic, n, level)
+    check(statistic, n, level, seed)
     comparisons = Comparisons(df, statistic, n, seed)
     pairs = []
     for group in comparisons.groups:

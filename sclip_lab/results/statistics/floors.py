@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.results.table.metrics import Array
-from sclip_lab.results.table.scores import STATISTICS, fullest, totals_of
+from sclip_lab.results.table.scores import STATISTICS, check_rows, fullest, totals_of
 
 CONSTANT, MAJORITY, RANDOM = (
     "best constant class",
@@ -49,7 +49,16 @@ def floors(df: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
 
     Returns:
         Columns dataset, floor, score: three rows a data set.
+
+    Raises:
+        LabError: not a table of `results.load`.
     """
+    check_rows(df)
+    return of_checked(df, statistic)
+
+
+def of_checked(df: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
+    """`floors` of rows that `check_rows` has let pass."""
     rows = []
     for dataset, of_spec in fullest(df):
         codes, position = np.unique(of_spec["image"].astype(str), return_inverse=True)

@@ -15,7 +15,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 from sclip_lab.results.statistics.uncertainty import check, resampled, samples
 from sclip_lab.results.table.metrics import Array, divide
-from sclip_lab.results.table.scores import methods_only, spec_rows
+from sclip_lab.results.table.scores import check_rows, methods_only, spec_rows
 
 FEWEST = 8  # with fewer families a relation is a description and no finding
 
@@ -58,7 +58,10 @@ def relations(
     """
     from sclip_lab.diagnostics import MEASURES
 
-    check(statistic, n, level)
+    check(statistic, n, level, seed)
+    check_rows(df)
+    if lacking := {"spec", "image", "measure", "value"} - set(getattr(measured, "columns", ())):
+        raise LabError(f"measured: no table of results.diagnostics, without {sorted(lacking)}")
     df = methods_only(df).astype({"image": "category"})
     families = families_of(df) if families is None else families
     rows = []

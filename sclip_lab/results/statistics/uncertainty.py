@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core import values
+from sclip_lab.core.errors import unknown
 from sclip_lab.results.statistics import floors, multiple
 from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.resampling import Design, Index, Sample, Scored, score
@@ -50,7 +51,7 @@ def bootstrap(
     Raises:
         LabError: unknown statistic, n or level out of range.
     """
-    check(statistic, n, level)
+    check(statistic, n, level, seed)
     bounds = {}
     for group in resampled(df, statistic, n, seed):
         for spec, scored in group.items():
@@ -81,7 +82,7 @@ def summary(
         the config values that differ.
         ``attrs``: level, and floors {data set: {name: score}}, see `floors.floors`.
     """
-    check("miou", n, level)
+    check("miou", n, level, seed)
     facts = {}
     for group in resampled(df, "miou", n, seed) if groups is None else groups:
         oracles = df.attrs.get("oracles", ())  # after `resampled` has checked that df has attrs
@@ -100,7 +101,7 @@ def summary(
     scores["of"] = [sizes.get(spec, count) for spec, count in images.items()]
     scores["few_classes"] = few_classes(df, FEW).to_numpy()
     table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
-    lowest = floors.floors(df)
+    lowest = floors.of_checked(df)
     by_name = {str(dataset): dict(zip(rows["floor"], rows["score"], strict=True))
                for dataset, rows in lowest.groupby("dataset")}  # fmt: skip
     table.attrs = {**df.attrs, "level": level, "floors": by_name}
@@ -125,12 +126,16 @@ def not_beaten(scores: list[Scored], level: float = 0.95) -> list[bool]:
     return [k in order and k not in beaten for k in range(len(scores))]
 
 
-def check(statistic: str, n: int, level: float) -> None:
-    """Raise LabError for an unknown statistic, n below 1 or a level outside of 0 .. 1."""
-    if statistic not in STATISTICS:
+def check(statistic: str, n: int, level: float, seed: int) -> None:
+    """Raise LabError for an unknown statistic, n below 1, a level outside of 0 .. 1, or a seed
+    below 0."""
+    if statistic not in list(STATISTICS):
         raise unknown("statistic", statistic, STATISTICS)
-    if n < 1 or not 0 < level < 1:
-        raise LabError(f"n={n}, level={level}: expected n >= 1 and 0 < level < 1")
+    for name, value, kind in (("n", n, int), ("level", level, float), ("seed", seed, int)):
+        values.check(name, value.item() if isinstance(value, np.generic) else value, kind)
+    values.within("n", n, 1)
+    values.within("level", level, 0, 1, above=True, below=True)
+    values.within("seed", seed, 0)
 
 
 def resampled(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[dict[str, Scored]]:

@@ -38,6 +38,7 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
         LabError: if there is no store, nothing in it can be read, a key matches no spec or
             several, or a spec that was asked for cannot be read.
     """
+    check("path", path, str | Path)
     paths = {file.parent.name: file for file in sorted(Path(path).glob("specs/*/spec.json"))}
     if not paths:
         raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
@@ -84,9 +85,9 @@ def load(
             of one of them is an error; without keys a warning names it, and its images are missing.
         partial: also specs of which some images are missing. Without it they are left out, and
             one warning names them.
-        names: key -> columns attention, backbone, dataset, protocol, as a sweep calls the cell.
-            Without it a cell has the names with the shortest of its labels: vanilla rather than
-            sharpened(temperature=1.0).
+        names: key, or the beginning of one -> columns attention, backbone, dataset, protocol, as a
+            sweep calls the cell. Without it a cell has the names with the shortest of its labels:
+            vanilla rather than sharpened(temperature=1.0).
 
     Returns:
         One row per (spec, image, true, predicted), in the order of ``keys``, else of the specs'
@@ -94,7 +95,8 @@ def load(
         (its label), backbone, dataset, protocol, image [categorical]; true, predicted [int16];
         pixels [int64]; and one column, such as "attention.temperature", per config value that
         differs between the specs loaded.
-        ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
+        ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["classes"]`` the same by spec (a
+        data set may be known by other names), ``attrs["configs"]`` {spec: flat config},
         ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
         {spec: instruction set or GPU}, ``attrs["also"]`` {spec: its other names, in words}, and
         ``attrs["skipped"]`` {spec: {image: why}} of images that on_error=skip has left out.
@@ -108,7 +110,7 @@ def load(
     else:
         counted, damaged = _all_rows(path, keys, COUNTS)
     for record, rows in counted:
-        _rename(record, (names or {}).get(record["key"]))
+        _rename(record, names or {})
         if rows["image"].nunique() < len(record["images"]):
             unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
             if not partial or rows.empty:
@@ -128,6 +130,7 @@ def load(
     classes = _class_names(specs)
     df = _tidy(specs, frames)
     df.attrs["class_names"] = Shared(classes)
+    df.attrs["classes"] = Shared({r["key"][:SHORT]: list(r["class_names"]) for r in specs})
     df.attrs["also"] = {r["key"][:SHORT]: also for r in specs if (also := other_names(r))}
     df.attrs["configs"] = Shared({r["key"][:SHORT]: _flatten(r["config"]) for r in specs})
     df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
@@ -195,10 +198,14 @@ def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
     ]
 
 
-def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
-    """Set the names of a cell, such as its label, to ``names``; the names that it had before join
-    its other names."""
+def _rename(record: dict[str, Any], of_keys: Mapping[str, Mapping[str, str]]) -> None:
+    """Set the names of a cell, such as its label, to those of the key, or of the beginning of one,
+    that is its own; the names that it had before join its other names."""
+    check("names", of_keys, Mapping[str, Mapping[str, Any]])
+    names = next((of_keys[key] for key in of_keys if key and record["key"].startswith(key)), None)
     if names:
+        if strange := [name for name in names if name not in NAMES[1:]]:
+            raise unknown("column", strange[0], NAMES[1:])
         every = [record["names"], *record.get("also", [])]
         record["names"] = {**record["names"], **names}
         record["label"] = record["names"]["attention"]
@@ -358,6 +365,7 @@ def _class_names(specs: list[dict[str, Any]]) -> dict[str, list[str]]:
         if len(first) != len(record["class_names"]):
             raise LabError(
                 f"data set '{record['names']['dataset']}' has {len(first)} classes in one spec and "
-                f"{len(record['class_names'])} in {record['key'][:SHORT]}; load them apart (keys=)"
+                f"{len(record['class_names'])} in {record['key'][:SHORT]}; load them apart "
+                "(keys=, or sclip-lab report --sweep)"
             )
     return names

@@ -66,7 +66,7 @@ def read(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def find(root: Path, name: str) -> dict[str, Any]:
-    """One sweep: by the beginning of its id, by its name (the last one of that name), or ``last``.
+    """One sweep: by its name (the last one of that name), by the beginning of its id, or ``last``.
 
     Raises:
         LabError: there is none (did you mean).
@@ -77,8 +77,8 @@ def find(root: Path, name: str) -> dict[str, Any]:
     if name == LAST:
         return list(sweeps.values())[-1]
     for matches in (
-        [sweep for key, sweep in sweeps.items() if name and key.startswith(name)],
         [sweep for sweep in sweeps.values() if sweep["name"] == name],
+        [sweep for key, sweep in sweeps.items() if name and key.startswith(name)],
     ):
         if matches:
             return matches[-1]
@@ -90,6 +90,9 @@ def table(root: Path, finished: Mapping[str, bool]) -> pd.DataFrame:
     """One row per sweep: id, name, first, last, cells, finished (of them), command.
 
     Args: finished: whether a cell has all its images, by key.
+
+    Raises:
+        LabError: the store has no log.
     """
     rows = [
         {
@@ -103,6 +106,8 @@ def table(root: Path, finished: Mapping[str, bool]) -> pd.DataFrame:
         }
         for key, sweep in read(root).items()
     ]
+    if not rows:
+        raise LabError(f"{root} has no log of sweeps")
     columns = ["id", "name", "first", "last", "cells", "finished", "command"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import shown
 
 Choice = str | Mapping[str, Any]
 GROUPS = ("attention", "backbone", "protocol", "dataset")
@@ -44,8 +45,8 @@ def choose(table: pd.DataFrame, choice: Choice) -> Chosen:
         if len(rows):
             return Chosen(rows, _freed(table, ["attention"]))
         return Chosen(_by_key(table, choice), frozenset(described(table)) - {"dataset"})
-    if not choice:
-        raise LabError("an empty choice names no spec; give a label, or columns with values")
+    if not isinstance(choice, Mapping) or not choice:
+        raise LabError(f"{shown(choice)} names no spec; give a label, or columns with values")
     rows, columns = table, [c for c in table if c in GROUPS or "." in str(c)]
     for column, value in choice.items():
         if column not in columns:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.table import metrics
@@ -33,7 +34,8 @@ def check_rows(df: pd.DataFrame) -> None:
     """Refuse a table that would give a wrong score; warn of one without the ``attrs`` of `load`.
 
     Raises:
-        LabError: not a table of `load`, no row, a negative or missing count, or a row twice.
+        LabError: not a table of `load`, no row, an empty name, a count that is none, a class
+            beyond the data set's, or a row twice.
     """
     columns = list(df.columns) if isinstance(df, pd.DataFrame) else []
     if lacking := [name for name in [*NAMES, *ROWS] if columns.count(name) != 1]:
@@ -43,8 +45,17 @@ def check_rows(df: pd.DataFrame) -> None:
         )
     if df.empty:
         raise LabError("the table has no row; look at how its rows were selected")
-    if not (df["pixels"] >= 0).all():
-        raise LabError("column pixels holds a value that is no count")
+    for name in (*NAMES, "image"):
+        if df[name].isna().any() or (name == "spec" and is_numeric_dtype(df[name])):
+            raise LabError(f"column {name} holds numbers or empty cells; results.load gives texts")
+    sizes = {name: len(classes) for name, classes in df.attrs.get("class_names", {}).items()}
+    classes = df["dataset"].astype(object).map(sizes).to_numpy(np.float64, na_value=np.inf)
+    for name, beyond in (("true", classes), ("predicted", classes), ("pixels", np.inf)):
+        count = is_numeric_dtype(df[name]) and not is_bool_dtype(df[name])
+        numbers = df[name].to_numpy(np.float64, na_value=np.nan) if count else np.array(np.nan)
+        if not ((numbers >= 0) & (numbers < beyond) & (numbers == np.floor(numbers))).all():
+            what = "count" if name == "pixels" else "class id of its data set"
+            raise LabError(f"column {name} holds a value that is no {what}")
     twice = df.duplicated(["spec", "image", "true", "predicted"])
     if twice.any():
         raise LabError(
@@ -82,7 +93,7 @@ def iou(df: pd.DataFrame) -> pd.DataFrame:
     scores = metrics.iou_of_totals(totals_of(df, groups.ngroup().to_numpy(), groups.ngroups))
     specs, tables = spec_rows(df), []
     for (_, row), score in zip(specs.iterrows(), scores, strict=True):
-        names = class_names_of(df, str(row["dataset"]))
+        names = class_names_of(df, str(row["dataset"]), str(row["spec"]))
         names = names or [f"class {index}" for index in range(len(score))]
         table = pd.DataFrame({"id": range(len(names)), "class": names, "iou": score[: len(names)]})
         tables.append(table.assign(spec=row["spec"]))
@@ -138,8 +149,10 @@ def methods_only(df: pd.DataFrame) -> pd.DataFrame:
     return ranked
 
 
-def class_names_of(df: pd.DataFrame, dataset: str) -> list[str]:
-    return list(df.attrs.get("class_names", {}).get(dataset, []))
+def class_names_of(df: pd.DataFrame, dataset: str, spec: str = "") -> list[str]:
+    """The class names of a spec; without one, those of the first spec of the data set."""
+    names = df.attrs.get("class_names", {}).get(dataset, [])
+    return list(df.attrs.get("classes", {}).get(spec, names))
 
 
 def totals_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sclip_lab.results.table.scores import class_names_of, fullest
+from sclip_lab.results.table.scores import check_rows, class_names_of, fullest
 
 # On fewer photos a class's IoU is an anecdote.
 FEW = 50
@@ -22,13 +22,14 @@ def support(df: pd.DataFrame, few: int = FEW) -> pd.DataFrame:
         One row per (dataset, class): dataset, id, class, photos (on which the class has a counted
         pixel), pixels (counted ones on all photos, at the size of scoring), few (bool).
     """
+    check_rows(df)
     tables = []
     for dataset, rows in fullest(df):
         counted = rows[rows["pixels"] > 0].groupby("true")
         true = pd.DataFrame(
             {"photos": counted["image"].nunique(), "pixels": counted["pixels"].sum()}
         )
-        names = class_names_of(df, dataset)
+        names = class_names_of(df, dataset, str(rows["spec"].iloc[0]))
         count = len(names) or int(rows[["true", "predicted"]].to_numpy().max()) + 1
         names = names or [f"class {index}" for index in range(count)]
         table = true.reindex(range(count), fill_value=0).rename_axis("id").reset_index()
