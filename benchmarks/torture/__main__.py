@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.torture import confine, kills
-from benchmarks.torture.shares import Share, shared_out, timed
+from benchmarks.torture.shares import Share, shared_out
 
 MEMORY = 12 << 30
 KILLS_EACH, FLIPS = 20, 150
@@ -106,8 +106,8 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     for makers, part in ((_kills, KILLS_PART), (_flips_and_hostile, 1.0)):
         shares = [s for s in makers(folder, args) if not args.only or s.name in args.only]
         random.Random(args.seed).shuffle(shares)  # so that each part loses a few if the time is up
-        until, place = began + 60 * part * args.minutes, folder / makers.__name__
-        for name, counts in shared_out(shares, place, args.processes, until):
+        until = began + 60 * part * args.minutes
+        for name, counts in shared_out(shares, args.processes, until):
             for text in counts.pop("wrong_cases", []):
                 wrong.append(f"{name}: {text}")
                 print(f"wrong: {wrong[-1]!a}", flush=True)
@@ -141,7 +141,7 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def _kills(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
     """Yield shares with writers that die, that meet, and that have no room."""
-    yield Share("no room", timed(partial(kills.without_room, folder)))
+    yield Share("no room", partial(kills.without_room, folder))
     for name, before in (("new store", kills.nothing), ("damaged store", kills.half)):
         if args.only and name not in args.only:
             continue
@@ -149,13 +149,13 @@ def _kills(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
         chosen = list(range(1, last + 1, -(-last // 6) if args.quick else 1))
         for start in range(0, len(chosen), KILLS_EACH):
             these = chosen[start : start + KILLS_EACH]
-            yield Share(name, timed(partial(kills.at_points, folder, these, before)))
+            yield Share(name, partial(kills.at_points, folder, these, before))
     for number in range(1 if args.quick else 5):
         generator = random.Random(f"{args.seed} random times {number}")
         times = 6 if args.quick else 40
-        yield Share("random times", timed(partial(kills.at_random, folder, times, generator)))
+        yield Share("random times", partial(kills.at_random, folder, times, generator))
     for rounds, writers in ((1, 3),) if args.quick else ((10, 3), (10, 4), (2, 20)):
-        yield Share("writers together", timed(partial(kills.together, folder, rounds, writers)))
+        yield Share("writers together", partial(kills.together, folder, rounds, writers))
 
 
 def _flips_and_hostile(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
@@ -164,13 +164,13 @@ def _flips_and_hostile(folder: Path, args: argparse.Namespace) -> Iterator[Share
 
     generator = random.Random(f"{args.seed} flips")
     each = 10 if args.quick else FLIPS
-    yield Share("flips", timed(partial(flips.flip, folder / "flips", each, generator)))
+    yield Share("flips", partial(flips.flip, folder / "flips", each, generator))
     for name, times in HOSTILE.items():
         for number in range(1 if args.quick else -(-times // HOSTILE_EACH)):
             place = folder / f"{name}{number}"
             more = 1 if args.quick else HOSTILE_EACH
             run = partial(_hostile, place, name, more, 1000 * args.seed + number)
-            yield Share(name, timed(run))
+            yield Share(name, run)
 
 
 def _hostile(folder: Path, name: str, times: int, seed: int) -> dict[str, Any]:

@@ -5,25 +5,22 @@ A process that dies, or notes nothing for too long, is one wrong outcome, named 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
+import multiprocessing
 import os
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
 
 SILENT_SECONDS = 240.0
-_words: Path | None = None  # where this process notes what it does
+FORK = multiprocessing.get_context("fork")
+_parent: Connection | None = None  # where this process notes what it does
 
 
-@dataclass
-class Share:
+class Share(NamedTuple):
     """A part of the work.
 
     Attributes:
@@ -35,92 +32,72 @@ class Share:
     run: Callable[[], dict[str, Any]]
 
 
-@dataclass
 class _Running:
-    share: Share
-    process: int
-    result: Path
-    words: Path
-    since: float
+    """A share in a process of its own."""
+
+    def __init__(self, share: Share) -> None:
+        self.share, self.note, self.since = share, "", time.monotonic()
+        self.notes, parent = FORK.Pipe(duplex=False)
+        self.process = FORK.Process(target=_work, args=(share, parent))
+        self.process.start()
+        parent.close()
+
+    def counts(self) -> dict[str, Any] | None:
+        """What came of the share; None while it runs."""
+        ended = not self.process.is_alive()
+        try:
+            while self.notes.poll():
+                note = self.notes.recv()
+                if isinstance(note, dict):
+                    self.process.join()
+                    return note
+                self.note, self.since = note, time.monotonic()
+        except EOFError:
+            ended = True
+        hangs = time.monotonic() - self.since > SILENT_SECONDS
+        if not ended and not hangs:
+            return None
+        if hangs:
+            os.killpg(self.process.ident or 0, signal.SIGKILL)
+        self.process.join()
+        kind = "hang" if hangs else "traceback"
+        fate = f"{self.share.name} ended with {self.process.exitcode} at: {self.note}"
+        return {kind: 1, "wrong_cases": [f"{kind}: {fate}"]}
 
 
-def timed(run: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """``run`` with its milliseconds among the counts."""
-
-    def measured() -> dict[str, Any]:
-        began = time.monotonic()
-        counts = run()
-        return counts | {"milliseconds": round(1000 * (time.monotonic() - began))}
-
-    return measured
+def _work(share: Share, parent: Connection) -> None:
+    global _parent
+    os.setpgid(0, 0)
+    _parent = parent
+    began = time.monotonic()
+    counts = share.run()
+    parent.send(counts | {"milliseconds": round(1000 * (time.monotonic() - began))})
 
 
 def say(text: str) -> None:
     """Note what this process does now, as a sign that it does not hang."""
-    if _words is not None:
-        _words.write_text(text[:2000], encoding="utf-8", errors="backslashreplace")
+    if _parent is not None:
+        _parent.send(text[:2000])
 
 
 def shared_out(
-    shares: Sequence[Share], folder: Path, processes: int, until: float = math.inf
+    shares: Sequence[Share], processes: int, until: float = math.inf
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run shares, ``processes`` at a time.
 
     Shares that have not begun at the time ``until`` (monotonic) count as ``shares_not_run``.
 
     Yields:
-        the name of each finished share and its counts.
+        the name of each finished share and its counts, with its milliseconds.
     """
-    waiting, number = deque(shares), 0
-    running: list[_Running] = []
-    folder.mkdir(parents=True, exist_ok=True)
+    waiting, running = deque(shares), list[_Running]()
     while waiting or running:
         while waiting and time.monotonic() > until:
             yield waiting.popleft().name, {"shares_not_run": 1}
         while waiting and len(running) < processes:
-            running.append(_begin(waiting.popleft(), folder / str(number)))
-            number += 1
+            running.append(_Running(waiting.popleft()))
         time.sleep(0.02)
         for one in list(running):
-            ended, status = os.waitpid(one.process, os.WNOHANG)
-            hangs = not ended and _silent(one) > SILENT_SECONDS
-            if hangs:
-                os.killpg(one.process, signal.SIGKILL)
-                os.waitpid(one.process, 0)
-            if ended or hangs:
+            if (counts := one.counts()) is not None:
                 running.remove(one)
-                yield one.share.name, _result(one, "hang" if hangs else f"died ({status})")
-
-
-def _begin(share: Share, place: Path) -> _Running:
-    global _words
-    result, words = place.with_suffix(".json"), place.with_suffix(".words")
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setpgid(0, 0)
-            _words = words
-            result.write_text(json.dumps(share.run()), encoding="utf-8")
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    with contextlib.suppress(OSError):  # the child may have been faster
-        os.setpgid(child, child)
-    return _Running(share, child, result, words, time.time())
-
-
-def _silent(one: _Running) -> float:
-    """Seconds since the last note of a process."""
-    last = one.words.stat().st_mtime if one.words.exists() else one.since
-    return time.time() - last
-
-
-def _result(one: _Running, fate: str) -> dict[str, Any]:
-    if one.result.exists() and fate.startswith("died (0"):
-        return dict(json.loads(one.result.read_text(encoding="utf-8")))
-    last = one.words.read_text(encoding="utf-8") if one.words.exists() else ""
-    kind = "hang" if fate == "hang" else "traceback"
-    return {kind: 1, "wrong_cases": [f"{kind}: {one.share.name} {fate} at: {last}"]}
+                yield one.share.name, counts

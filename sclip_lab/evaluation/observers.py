@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,27 +22,36 @@ from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.windows import Plan
 
 
+@dataclass
 class Pictures:
     """Saves predictions and attention maps of the first images of a data set.
 
     Each of the mask's largest classes gives a point, far from the border of its regions. The map
     of a point is that of the window whose middle is nearest, so that most of its surroundings show.
 
-    Args:
+    Attributes:
         images: how many.
         points: per image.
+        names: of the images, instead of the first ones.
+        keys: of the cells; None: all.
     """
 
-    def __init__(self, images: int = 3, points: int = 2) -> None:
-        if images < 0 or points < 0:
-            raise LabError(f"pictures: images {images} and points {points} must be 0 or more")
-        self.images = images
-        self.points = points
+    images: int = 3
+    points: int = 2
+    names: Collection[str] | None = None
+    keys: Collection[str] | None = None
+
+    def __post_init__(self) -> None:
+        counts = f"images {self.images} and points {self.points}"
+        if min(self.images, self.points) < 0:
+            raise LabError(f"pictures: {counts} must be 0 or more")
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
+        if self.keys is not None and spec.key not in self.keys:
+            return set()
         if spec.protocol.centre_crop is not None:
             return set()  # pictures of all protocols share the whole photo
-        names = set(spec.dataset.names[: self.images])
+        names = spec.dataset.names[: self.images] if self.names is None else self.names
         has = partial(picture_files.has, store.root, picture_files.PREDICTION, spec.key)
         return {name for name in names if not has(name)}
 
@@ -79,20 +89,28 @@ class Diagnostics:
         measures: their names.
         images: on how many images; None: all.
         layers: also of every layer and head, where a measure has them.
+        keys: of the cells; None: all.
     """
 
     def __init__(
-        self, measures: Sequence[str], images: int | None = 8, layers: bool = False
+        self,
+        measures: Sequence[str],
+        images: int | None = 8,
+        layers: bool = False,
+        keys: Collection[str] | None = None,
     ) -> None:
         by_name = {name: diagnostics.find(name) for name in measures}
         self.measures = [name for name in measures if by_name[name].pool is None]
         self.pooled = [name for name in measures if by_name[name].pool is not None]
         self.images = images
         self.layers = layers
+        self.keys = keys
         self._buffer: list[tuple[Spec, Mapping[str, Any]]] = []
         self._pools: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
+        if self.keys is not None and spec.key not in self.keys:
+            return set()
         names = set(spec.dataset.names[: self.images])
         frame = store.diagnostics(spec)
         whole, single = frame[frame["layer"] < 0], frame[frame["layer"] >= 0]

@@ -54,16 +54,13 @@ class TrunkCache:
         path = self._path(key)
         try:
             tokens = files.read_tensors(path, _belongs(key))[0]["tokens"]
-            os.utime(path)
-        except FileNotFoundError:
-            return None
         except files.Damaged as damaged:
             files.set_aside(self.folder.parent, damaged)
             return None
-        except LabError:  # cannot be opened; if nothing can be written either, saving says so
+        except (FileNotFoundError, LabError):  # if nothing can be written either, saving says so
             return None
-        except OSError:  # a read-only cache cannot note when a file was used
-            pass
+        with contextlib.suppress(OSError):  # a read-only cache cannot note when a file was used
+            os.utime(path)
         return tokens
 
     def save(self, key: str, tokens: Tensor) -> None:

@@ -87,10 +87,10 @@ def specs(evidence: Evidence, *variants: str) -> tuple[str | None, ...]:
     return tuple(spec(evidence, variant=variant) for variant in variants)
 
 
-def pair(evidence: Evidence, a: str = "csa", b: str = "vanilla") -> tuple[str, str] | None:
-    """`spec` of two variants; None where either is missing."""
-    one, two = specs(evidence, a, b)
-    return (one, two) if one and two else None
+def pair(evidence: Evidence) -> tuple[str, str] | None:
+    """`spec` of CSA and of vanilla attention; None where either is missing."""
+    csa, vanilla = specs(evidence, "csa", "vanilla")
+    return (csa, vanilla) if csa and vanilla else None
 
 
 def by_backbone(

@@ -118,8 +118,11 @@ def sections(
     if baseline is not None:
         choose(spec_rows(part.df), baseline)
     parts = part.by_photos()
-    compared = {name: _differences(part, baseline or USUAL) for name, part in parts.items()
-                if baseline or _has_usual(part)}  # fmt: skip
+    compared = {
+        name: _differences(part, baseline or USUAL)
+        for name, part in parts.items()
+        if baseline or (USUAL in set(part.df["attention"]) and part.df["spec"].nunique() > 1)
+    }
     if baseline is not None and not any(section.tables for section in compared.values()):
         raise LabError(next(iter(compared.values())).notes[0])
     page_sections = []
@@ -134,10 +137,6 @@ def sections(
             of_part = [_of_photos(section, name) for section in of_part]
         page_sections += of_part
     return page_sections
-
-
-def _has_usual(part: Evidence) -> bool:
-    return USUAL in set(part.df["attention"].astype(str)) and part.df["spec"].nunique() > 1
 
 
 def _of_photos(section: Section, photos: str) -> Section:

@@ -9,7 +9,7 @@ import logging
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -387,15 +387,18 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     return "\n".join(lines)
 
 
-def observers_of(config: DictConfig) -> list[Pictures | Diagnostics]:
-    """What a configuration keeps of a cell's photos besides its counts."""
+def observers_of(
+    config: DictConfig, keys: Collection[str] | None = None
+) -> list[Pictures | Diagnostics]:
+    """What a configuration keeps of photos besides counts: of all cells, or of these ``keys``."""
     pictures, diagnostics = config.pictures, config.diagnostics
     observers: list[Pictures | Diagnostics] = []
     if pictures.images:
-        observers.append(Pictures(pictures.images, pictures.points))
+        observers.append(Pictures(pictures.images, pictures.points, keys=keys))
     if diagnostics.measures:
         layers = diagnostics.get("layers", False)
-        observers.append(Diagnostics(list(diagnostics.measures), diagnostics.images, layers))
+        measures = list(diagnostics.measures)
+        observers.append(Diagnostics(measures, diagnostics.images, layers, keys))
     return observers
 
 

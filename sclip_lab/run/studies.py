@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,8 +18,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import whole_counts
 from sclip_lab.evaluation.forked import evaluate_forked
-from sclip_lab.evaluation.observers import Pictures
-from sclip_lab.evaluation.recorder import Observer, View
+from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.paper import sections as paper_sections
 from sclip_lab.paper import studies
@@ -165,11 +163,11 @@ def _evaluate(
     first = next(iter(configs.values()))
     store, timings = Store(first.paths.store), Timings()
     settings = {**evaluation_settings(first), "timings": timings}
-    observers: list[Observer] = []
+    observers: list[Pictures | Diagnostics] = []
     shards: dict[tuple[int, int], list[Spec]] = {}
     for name, config in configs.items():
         keys = {spec.key for spec in cells[name].specs}
-        observers += [OfCells(observer, keys) for observer in observers_of(config)]
+        observers += observers_of(config, keys)
         shards.setdefault(_shard(config), []).extend(cells[name].specs)
     copies = _count_processes(cells, processes)
     for shard, specs in shards.items():
@@ -183,9 +181,9 @@ def _evaluate(
         study = studies.load(name)
         for _, setting in study.settings(evidence[name]):
             if photos := study.photos(setting):
-                specs, observers = list(setting.specs.values()), [OfPhotos(photos)]
+                specs, chosen = list(setting.specs.values()), [Pictures(points=0, names=photos)]
                 shard = _shard(config)
-                evaluate_forked(specs, store, 1, observers=observers, shard=shard, **settings)
+                evaluate_forked(specs, store, 1, observers=chosen, shard=shard, **settings)
                 evidence[name] = read(name)
     if timings.images or copies == 1:
         log.info("%s", timings.report())
@@ -243,32 +241,3 @@ def whole_size(dataset: str, count: int) -> int:
     usual = registry.load_group("dataset", dataset)
     sizes = [usual["limit"]] if usual.get("limit") else whole_counts(usual.get("expected"))
     return count if count in sizes else max([count, *sizes])
-
-
-class OfCells:
-    """Shows another observer only the cells with these keys."""
-
-    def __init__(self, observer: Observer, keys: set[str]) -> None:
-        self.observer = observer
-        self.keys = keys
-
-    def pending(self, store: Store, spec: Spec) -> set[str]:
-        return self.observer.pending(store, spec) if spec.key in self.keys else set()
-
-    def observe(self, store: Store, view: View) -> None:
-        self.observer.observe(store, view)
-
-    def flush(self, store: Store) -> None:
-        self.observer.flush(store)
-
-
-class OfPhotos(Pictures):
-    """An observer that keeps the predictions of photos with these names."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(points=0)
-        self.chosen = set(names)
-
-    def pending(self, store: Store, spec: Spec) -> set[str]:
-        has = partial(picture_files.has, store.root, picture_files.PREDICTION, spec.key)
-        return {name for name in self.chosen if not has(name)}

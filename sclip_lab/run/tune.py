@@ -288,7 +288,11 @@ def search(
     chosen_on, reported_on = _splits(default.dataset, fixed, train, photos, seed)
     default = replace(default, dataset=reported_on)
     store = Path(str(sweeper.sweep(fixed)[0].paths.store))
-    tuned = Search(_study(seed), space, fixed, default, default, chosen_on, store)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A batch is proposed before any of it is scored: the constant liar keeps its trials apart.
+    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tuned = Search(study, space, fixed, default, default, chosen_on, store)
     begin = time.perf_counter()
     while len(tuned.trials) < trials:
         tuned.run_batch(min(batch, trials - len(tuned.trials)))
@@ -300,13 +304,6 @@ def search(
     tuned.usual = float(results.miou(evaluate([usual], store, progress=False)).iloc[0])
     tuned.df = evaluate([tuned.best, default], store, progress=False)
     return tuned
-
-
-def _study(seed: int) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A batch is proposed before any of it is scored: the constant liar keeps its trials apart.
-    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    return optuna.create_study(direction="maximize", sampler=sampler)
 
 
 def _spec(overrides: Sequence[str], values: Mapping[str, str] | None = None) -> Spec:
@@ -402,13 +399,10 @@ def _described(part: Distribution) -> str:
 
 def _chart(tuned: Search) -> Any:
     """Plot scores on the train split against each parameter; hollow marks were given up early."""
-    import seaborn as sns
+    from sclip_lab.report.figures import COLORS, charts
 
-    from sclip_lab.report.figures import COLORS, Figure, style
-
-    with style():
-        figure = Figure(figsize=(0.6 + 2.8 * len(tuned.space), 2.6), layout="constrained")
-        axes = figure.subplots(1, len(tuned.space), squeeze=False, sharey=True)[0]
+    count = len(tuned.space)
+    with charts((0.6 + 2.8 * count, 2.6), count, count, sharey=True) as (figure, axes):
         for ax, (key, part) in zip(axes, tuned.space.items(), strict=True):
             for state, fill in (("given up", "none"), ("finished", COLORS[0])):
                 trials = [trial for trial in tuned.trials if trial.state == state]
@@ -419,7 +413,6 @@ def _chart(tuned: Search) -> Any:
             if not isinstance(part, CategoricalDistribution) and part.log:
                 ax.set_xscale("log")
             ax.set_xlabel(key)
-            sns.despine(ax=ax)
         axes[0].set_ylabel("mIoU x100 on train")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)

@@ -210,7 +210,7 @@ def test_the_pages_of_all_studies_mark_oracles(
                 assert text.count("set_mass") == text.count(f"{ORACLE} set_mass"), text
     assert met > 5
     page.write(
-        [replace(section, figures={}) for section in page_sections], tmp_path / "page", "studies"
+        [replace(section, makers=()) for section in page_sections], tmp_path / "page", "studies"
     )
     html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert html.count("set_mass") == html.count(f"{ORACLE} set_mass") > 0

@@ -22,7 +22,7 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, specs
 from sclip_lab.report.diagnostic_charts import GOOD
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, Figure, charts
+from sclip_lab.report.figures import COLORS, Figure, charts, paged
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 from sclip_lab.results.statistics.relations import FEWEST
 
@@ -128,7 +128,7 @@ def _scatter(ax: Axes, evidence: Evidence, measure: str) -> None:
 
 def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
     rows_of = _by_measure(table)
-    names, figures = list(rows_of), {}
+    names, figures = list(rows_of), []
     for start in range(0, len(names), PAGE):
         page = names[start : start + PAGE]
         columns = min(3, len(page))
@@ -146,9 +146,8 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
             "each point is a variant; Spearman's correlation with its interval over families of "
             "variants and photos, the closest relations first"
         )
-        tail = f"_{start // PAGE + 1}" if len(names) > PAGE else ""
-        figures[f"covariance{tail}"] = figure
-    return figures
+        figures.append(figure)
+    return paged("covariance", figures)
 
 
 def _heat_maps(evidence: Evidence) -> Figure | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import io
-import json
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -46,12 +45,13 @@ class Page:
 def page(maps: Maps, title: str = "photo") -> Page:
     """The explorer page of one photo, from what `sclip_lab.report.explorer.maps.look` returns."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # no blanks
     html = environment.from_string(_asset("explorer.html.j2")).render(
         title=title,
         backbone=maps.backbone,
         grid=maps.grid,
         variants=[variant.label for variant in maps.variants],
-        data=_json(_content(maps)),
+        data=_content(maps),
         script=_asset("explorer.js"),
         style=_asset("explorer.css"),
     )
@@ -124,12 +124,6 @@ def _photo(image: npt.NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _json(content: dict[str, Any]) -> str:
-    """JSON that cannot close the script element it stands in."""
-    text = json.dumps(content, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _asset(name: str) -> str:

@@ -28,7 +28,8 @@ def labels(table: pd.DataFrame) -> list[str]:
     """
     names = [str(name) for name in table["attention"]]
     varying = [name for name in FACTS if name in table and table[name].nunique() > 1]
-    varying += [name for name in map(str, table) if _is_setting(name)]
+    # Configuration values that mean something to a reader.
+    varying += [c for c in map(str, table) if "." in c and c not in NAMES and "digest" not in c]
     texts = {column: [_value(column, value) for value in table[column]] for column in varying}
     weights = [column for column in varying if column.startswith(VIEWS) and column.endswith(WEIGHT)]
     if weights:  # the names of the views say more than all weights
@@ -62,11 +63,6 @@ def _weighted(views: Mapping[str, pd.Series]) -> list[str]:
     """Per row the names of the views whose weight is above 0."""
     rows = zip(*views.values(), strict=True)
     return [" + ".join(n for n, w in zip(views, row, strict=True) if w > 0) for row in rows]
-
-
-def _is_setting(column: str) -> bool:
-    """Whether a column is a configuration value that means something to a reader."""
-    return "." in column and column not in NAMES and "digest" not in column
 
 
 def _value(column: str, value: object) -> str:

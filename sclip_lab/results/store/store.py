@@ -64,15 +64,7 @@ class Store:
         self._waiting: list[Future[None]] = []
         files.sweep(self.root)
         if not (self.root / "specs").is_dir():
-            self.check_writable()
-
-    def check_writable(self) -> None:
-        """Find out before anything is computed whether its numbers can be kept.
-
-        Raises:
-            LabError: the numbers cannot be kept.
-        """
-        files.probe(self.root)
+            files.probe(self.root)
 
     def directory(self, spec: StoredSpec) -> Path:
         return self.root / "specs" / spec.key
