@@ -26,6 +26,7 @@ from sclip_lab.results.table.choices import (
     Chosen,
     choose,
     described,
+    keys_of,
     names,
     said,
 )
@@ -268,11 +269,13 @@ def _partners(
 ) -> dict[str, list[str]]:
     """Map each spec of ``rows`` to the specs of ``others`` that were evaluated on the same photos
     and are equal in the columns ``fixed``."""
-    columns = ["photos", *fixed]
-    one, two = (t.assign(photos=t["spec"].map(photos))[["spec", *columns]] for t in (rows, others))
-    both = one.merge(two, "left", on=columns, suffixes=("", "_other"))
-    partners = both.groupby("spec", sort=False, observed=True)["spec_other"]
-    return {str(spec): list(of_spec.dropna()) for spec, of_spec in partners}
+    by_key: dict[tuple[Any, ...], list[str]] = {}
+    for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
+        by_key.setdefault((photos[spec], *key), []).append(spec)
+    return {
+        spec: by_key.get((photos[spec], *key), [])
+        for spec, key in zip(rows["spec"], keys_of(rows, fixed), strict=True)
+    }
 
 
 def _pairs(

@@ -106,6 +106,13 @@ def _freed(table: pd.DataFrame, columns: Sequence[str]) -> frozenset[str]:
     return frozenset(free)
 
 
+def keys_of(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    return [
+        tuple(None if is_absent(value) else value for value in row)
+        for row in rows[list(columns)].itertuples(index=False, name=None)
+    ]
+
+
 def is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and np.isnan(value))
 
