@@ -1,8 +1,24 @@
 """Functions that a yaml names under ``_target_``: which are allowed, their kinds, their binding.
 
 A decorator declares what kind a function is. When the function is bound, its kind must fit the
-place in the yaml. The library passes the first arguments by position, so the author names them. The
-kinds are listed below `Kind`, each with its arguments.
+place in the yaml. The library passes the first arguments by position, so the author names them:
+
+==================== ============================= ===============================================
+`weights_function`   ``(ctx)``                     attention weights of a variant
+`block_edit`         ``(block, state, ctx)``       a variant that replaces the whole block
+`prior_function`     ``(ctx)``                     prior: a term on a variant's scores
+`prior_of_grid`      ``(grid)``                    prior of the grid alone, computed once a grid
+`mix_function`       ``(ctx, weights)``            mix: other weights made from the variant's
+`repair_function`    ``(ctx)``                     repair: tokens before attention
+`entry_function`     ``(tokens)``                  entry: tokens beside a variant's patches
+`hidden_function`    ``(block, hidden, grid)``     hidden: an edit behind an MLP's activation
+`readout_function`   ``(encoded, text)``           readout: patch logits
+`reads_others`       ``(encoded, others)``         readout by the masks of other photos
+`threshold_function` ``(encoded, text)``           threshold of a photo's probabilities
+`view_function`      ``(images)``                  change of a view
+`refines_logits`     ``(mask)``                    refinement of logits at the photo's size
+`refines_labels`     ``(prediction)``              refinement of labels at the photo's size
+==================== ============================= ===============================================
 
 Some arguments are passed by name to functions that have them: ``second_text`` to a readout,
 ``image``, ``text`` and ``encoded`` to a refinement, ``repair`` to a block edit. A function that
@@ -75,24 +91,18 @@ class Kind:
 
 
 OF_PHOTO = ("image", "text", "encoded", "backbone")
-# Attention weights of a variant; a variant that replaces the whole block.
 weights_function = Kind("weights function", ("ctx",))
 block_edit = Kind("block edit", ("block", "state", "ctx"), ("repair",), declared=True)
-# A term on a variant's scores; one of the grid alone, which is computed once a grid.
 prior_function = Kind("prior", ("ctx",))
 prior_of_grid = Kind("prior of the grid", ("grid",), declared=True)
-# Other weights made from the variant's; tokens before attention; tokens beside a variant's patches;
-# an edit behind an MLP's activation.
 mix_function = Kind("mix", ("ctx", "weights"))
 repair_function = Kind("repair", ("ctx",))
 entry_function = Kind("entry", ("tokens",))
 hidden_function = Kind("hidden edit", ("block", "hidden", "grid"))
-# Patch logits, also by the masks of other photos; a threshold of a photo's probabilities.
 readout_function = Kind("readout", ("encoded", "text"), ("second_text",))
 readout_of_others = Kind("readout of other photos", ("encoded", "others"), declared=True)
 threshold_function = Kind("threshold", ("encoded", "text"))
 view_function = Kind("change of a view", ("images",))
-# Refinements of logits and of labels at the photo's size.
 refines_logits = Kind("refinement of logits", ("mask",), OF_PHOTO, declared=True)
 refines_labels = Kind("refinement of labels", ("prediction",), OF_PHOTO, declared=True)
 
