@@ -115,6 +115,8 @@ class Repository(ConfigRepository):
                 guard.check_file(path)
             try:
                 self._parsed[key] = super().load_config(config_path)
+            except RecursionError:
+                raise LabError(f"{path}: a value contains itself, by an alias (*)") from None
             # Not all of these errors name the file.
             except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
                 reason = " ".join(str(error).split())
@@ -264,6 +266,9 @@ class Loader(ConfigLoaderImpl):
 
     def _suggestion(self, error: Exception, words: Sequence[str]) -> LabError | None:
         """An error with the nearest names, if Hydra says which name is unknown."""
+        if isinstance(error, RecursionError):
+            text = " ".join(words)
+            return LabError(f"{text}: the defaults list of a yaml leads back to that yaml")
         added = [word for word in words if word.startswith("+") and not word.startswith("++")]
         for word in added:
             group = word[1:].partition("=")[0]

@@ -32,6 +32,7 @@ _CALLED = {"_target_": _PLUGINS, "()": _LOGGING, "class": _LOGGING}
 _PARTS: dict[str, Any] = {
     **dict.fromkeys(("sweeper", "launcher", "run", "sweep", "job"), DictConfig),
     "sweeper.params": DictConfig | None,
+    "sweeper.grids": ListConfig | None,
 }
 _RUN = ("hydra.job.env_set", "hydra.launcher.setup", "hydra.launcher.additional")
 _REFERENCE = re.compile(r"\$\{([^{}:$]*)(.)", re.DOTALL)
@@ -87,7 +88,8 @@ def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> 
     for key, kind in _PARTS.items():
         part = OmegaConf.select(config, f"hydra.{key}")
         if not isinstance(part, kind):
-            raise LabError(f"hydra.{key}: {shown(part)} must be a mapping")
+            words = "a list of mappings" if key == "sweeper.grids" else "a mapping"
+            raise LabError(f"hydra.{key}: {shown(part)} must be {words}")
     verbose = OmegaConf.select(config, "hydra.verbose")
     if not isinstance(verbose, bool | str | ListConfig):
         raise LabError(f"hydra.verbose: {shown(verbose)} must be true, false or names of loggers")

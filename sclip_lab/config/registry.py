@@ -170,6 +170,8 @@ def load_guidance(name: str, **options: Any) -> Guide:
     """
     from sclip_lab.network import guidance  # the import takes seconds; a listing needs none
 
+    if name == "none":
+        raise LabError("guidance none is no network; leave guidance away")
     if name in names("guidance"):
         return guidance.load_guidance(**load_group("guidance", name, options))
     return guidance.load_guidance(name, **options)

@@ -17,6 +17,7 @@ from sclip_lab.config.registry import (
     load_attention,
     load_backbone,
     load_dataset,
+    load_guidance,
     load_protocol,
     variant_label,
 )
@@ -51,7 +52,7 @@ def segment(
     class_names: Sequence[str | Sequence[str]] | Vocabulary,
     attention: Variant | str = "csa",
     protocol: Protocol | str = "sclip",
-    guidance: Guide | None = None,
+    guidance: Guide | str | None = None,
     batch_windows: int | None = None,
 ) -> Any:
     """Label every pixel of a photo, of a list of photos, or of all photos in a folder.
@@ -64,7 +65,7 @@ def segment(
         attention: from `load_attention`, or a name of conf/attention.
         protocol: from `load_protocol`, or a name of conf/protocol. On the embedded network a name
             stands for the protocol's values for patchwork.
-        guidance: a second network, for attention or readouts that look at one.
+        guidance: a second network, for attention or readouts that look at one; or its name.
         batch_windows: windows of a photo that go through the network at once; None: as many as
             memory has room for. The labels do not depend on it.
 
@@ -79,11 +80,10 @@ def segment(
     steps = as_protocol(protocol, usual_dataset(network.name))
     variant, vocabulary = as_variant(attention, steps), Vocabulary.typed(class_names)
     warn_of_words(network.name, vocabulary.queries)
+    guide = as_guide(guidance)
 
     def labels(photo: Any) -> Labels:
-        return one_photo.segment(
-            network, photo, vocabulary, variant, steps, guidance, batch_windows
-        )
+        return one_photo.segment(network, photo, vocabulary, variant, steps, guide, batch_windows)
 
     if isinstance(image, list | tuple):
         return [labels(photo) for photo in image]
@@ -214,6 +214,8 @@ def dense_features(
         LabError: as in that function, an image that cannot be read, or an unknown name.
     """
     network, variant = as_backbone(backbone), as_variant(attention)
+    if "guidance" in options:
+        options["guidance"] = as_guide(options["guidance"])
     return functions.dense_features(network, _batch(images), variant, *args, **options)
 
 
@@ -230,6 +232,8 @@ def attention_maps(
         LabError: as in that function, an image that cannot be read, or an unknown name.
     """
     network, variant = as_backbone(backbone), as_variant(attention)
+    if "guidance" in options:
+        options["guidance"] = as_guide(options["guidance"])
     return functions.attention_maps(network, _batch(image), variant, *args, **options)
 
 
@@ -274,14 +278,15 @@ class Spec(spec.Spec):
         protocol: Protocol | str = "sclip",
         dataset: Dataset | str = "patchwork",
         label: str = "",
-        guidance: Guide | None = None,
+        guidance: Guide | str | None = None,
     ) -> None:
         data = as_dataset(dataset)
         steps = as_protocol(protocol, data.name)
         variant = as_variant(attention, steps, data.name)
         if isinstance(attention, str) and not label:
             label = variant_label(variant, steps.name, data.name)
-        super().__init__(variant, as_backbone(backbone), steps, data, label, guidance)
+        guide = as_guide(guidance)
+        super().__init__(variant, as_backbone(backbone), steps, data, label, guide)
 
 
 def as_variant(
@@ -306,6 +311,17 @@ def as_protocol(protocol: Any, dataset: str | None = None) -> Protocol:
     if isinstance(protocol, str):
         return load_protocol(protocol, dataset)
     return _checked("protocol", protocol, Protocol, "load_protocol")
+
+
+def as_guide(guidance: Any) -> Guide | None:
+    """Return a second network, also from its name; None if there is none."""
+    if isinstance(guidance, str):
+        return load_guidance(guidance)
+    if guidance is None:
+        return None
+    from sclip_lab.network.guidance import Guide  # timm: slow to import
+
+    return _checked("guidance", guidance, Guide, "load_guidance")
 
 
 def as_dataset(dataset: Any) -> Dataset:

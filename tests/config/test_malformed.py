@@ -283,6 +283,19 @@ def test_a_file_of_a_variant(name: str, folder: Path) -> None:
     assert "case" in message or message.startswith(("attention", "_target_")), message
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: &a {b: *a}", "case.yaml: a value contains itself"),
+        ("defaults: [case]", "attention=case: the defaults list of a yaml leads back"),
+    ],
+)
+def test_a_file_that_leads_back_to_itself(content: str, words: str, folder: Path) -> None:
+    (folder / "attention").mkdir()
+    (folder / "attention/case.yaml").write_text(content)
+    assert words in refused("attention=case")
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_file_of_another_group(name: str, folder: Path) -> None:
     group, content = OTHERS[name]

@@ -110,6 +110,14 @@ def test_an_array_whose_channels_were_turned_round(backbone: Backbone) -> None:
         (lambda b: lab.explore(3, ["a"], backbone=b), "give a file, a PIL image"),
         (lambda b: lab.explore(PHOTO, ["a"], backbone=b, max_patches=0), "max_patches 0 must be"),
         (lambda b: lab.explore(PHOTO, ["a"], backbone=b, max_patches=None), "max_patches: None"),
+        (
+            lambda b: lab.segment(b, PHOTO, NAMES, "proxyclip", guidance="dno"),
+            "guidance 'dno'",
+        ),
+        (
+            lambda b: lab.dense_features(b, PHOTO, "proxyclip", guidance=3),
+            "guidance is a int: give",
+        ),
         (lambda b: lab.dense_features(b, [1, 2], "csa"), "must hold images of one size"),
         (lambda b: lab.segment(b, PHOTO[:0], NAMES), "shape (0, 64, 3)"),
         (lambda b: lab.segment(b, PHOTO, "cat"), "unknown vocabulary 'cat'"),
