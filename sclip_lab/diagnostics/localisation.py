@@ -20,8 +20,9 @@ from sclip_lab.diagnostics.observation import VOID
 def pointing_game(similarity: Tensor, labels: Tensor) -> Tensor:
     """Share of classes whose highest patch is of the class.
 
-    Zhang et al., IJCV 2018, arXiv 1608.00507, section 4.2, without the paper's tolerance: a patch
-    is as wide. Among equal patches the first counts. By chance the share is the class's area.
+    Zhang et al., IJCV 2018, arXiv 1608.00507, section 4.2. The paper allows 15 pixels
+    of tolerance; here a patch, which is as wide, has none. Among equal patches the first counts.
+    By chance the share is the class's area.
     """
     return _mean_over_classes(
         similarity, labels, lambda map_, of_class: of_class[map_.argmax()].float()

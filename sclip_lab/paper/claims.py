@@ -123,7 +123,8 @@ def higher(
 def csa_higher(evidence: Evidence, pairs: Mapping[str, Pair], text: str) -> list[Claim]:
     """One claim for each pair of CSA and vanilla attention, all of one question.
 
-    Args: pairs: words that follow ``text`` in the claim -> (spec of CSA, spec of vanilla).
+    Args:
+        pairs: words that follow ``text`` in the claim -> (spec of CSA, spec of vanilla).
     """
     family = list(pairs.values())
     names = {
@@ -262,7 +263,8 @@ def difference_in_words(evidence: Evidence, a: str, b: str, names: Names | None 
 def gains_in_words(evidence: Evidence, grid: Mapping[str, Mapping[str, str]], csa: str) -> str:
     """What ``csa`` gains over vanilla in each group that has both: "B/16 +30.1, L/14 -2.0".
 
-    Args: grid: group -> variant -> spec.
+    Args:
+        grid: group -> variant -> spec.
     """
     return ", ".join(
         f"{name} {100 * evidence.difference(cells[csa], cells['vanilla'])['difference']:+.1f}"

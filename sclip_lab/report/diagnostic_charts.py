@@ -64,7 +64,8 @@ def _undefined(df: pd.DataFrame) -> str:
 def pages(df: pd.DataFrame, variants: int = 20) -> list[Figure]:
     """`diagnostics` as several figures, each of which fits on a screen.
 
-    Args: df: from `results.diagnostics`. variants: at most so many in one figure.
+    Args:
+        df: from `results.diagnostics`. variants: at most so many in one figure.
     """
     names = list(_variants(df).items())
     df = _with_charts(df)

@@ -122,7 +122,8 @@ def score_title(table: pd.DataFrame, interval: str) -> str:
 def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
     """Draw grey lines at the scores that need no network, if a table is of one data set.
 
-    Args: table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
+    Args:
+        table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
 
     Returns:
         what the lines are, in words; "" if none is drawn.
@@ -296,7 +297,8 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
 def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure:
     """Bars of mIoU x100 with 95 % intervals, in groups.
 
-    Args: grid: group -> variant -> spec.
+    Args:
+        grid: group -> variant -> spec.
     """
     variants = list(dict.fromkeys(name for specs in grid.values() for name in specs))
     height, cells = 0.8 / len(variants), 100 * evidence.cells[["miou", "low", "high"]]

@@ -49,7 +49,8 @@ def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str
     """Each part's share of CSA's gain: the mean, over all orders in which parts can be taken from
     CSA, of what the score gains when this part's turn comes (Shapley, 1953).
 
-    Args: cells: from `_cells`.
+    Args:
+        cells: from `_cells`.
 
     Returns:
         per part a difference in mIoU with its resamples; they add up to CSA's gain.

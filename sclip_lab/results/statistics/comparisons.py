@@ -80,7 +80,8 @@ def differences(
     """Compare every spec with its baseline: the spec that ``baseline`` names, on the same photos,
     with everything else equal.
 
-    Args: as in `difference`; baseline: see `choices`.
+    Args:
+        as in `difference`; baseline: see `choices`.
 
     Returns:
         The columns of `difference`, then p_holm (p adjusted for all differences of one data set)

@@ -89,7 +89,8 @@ def find(root: Path, name: str) -> dict[str, Any]:
 def table(root: Path, finished: Mapping[str, bool]) -> pd.DataFrame:
     """One row per sweep: id, name, first, last, cells, finished (of them), command.
 
-    Args: finished: whether a cell has all its images, by key.
+    Args:
+        finished: whether a cell has all its images, by key.
     """
     rows = [
         {
