@@ -80,7 +80,7 @@ parity: $(READY) ## every comparison with official outputs on the set in VECTORS
 benchmark: $(READY) ## measure against a plain reference loop; QUICK=1 for the main ratios
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) --out docs
 
-torture: $(READY) ## kills, flips and malformed input on purpose (half an hour): docs/reliability.md
+torture: $(READY) ## kills, flips and malformed input on purpose (10 to 30 minutes): docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --out docs
 
 train-patchwork: $(READY) ## train the embedded backbone again (75 minutes on one core, resumable)
