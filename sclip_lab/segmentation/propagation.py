@@ -136,9 +136,11 @@ def propagate_over_pixels(
         if (y, x) > (0, 0) and y < height and abs(x) < width
     ]
     trim_heap()
-    planes = _planes(colours.double(), pairs, tau)
-    del colours  # the solution takes memory as well
+    planes, degree = _weights(colours.double(), pairs, tau)
+    del colours  # what follows takes memory as well
     trim_heap()
+    _normalise(planes, degree, pairs)
+    del degree
     vector = planes.new_empty(height, width, dtype=torch.float64)
 
     def product(x: Tensor) -> Tensor:
@@ -158,8 +160,9 @@ def propagate_over_pixels(
     return out
 
 
-def _planes(colours: Tensor, pairs: Sequence[Pair], tau: float) -> Tensor:
-    """Wn of pairs of pixels, (pairs, height, width), at the place of each pair's first pixel."""
+def _weights(colours: Tensor, pairs: Sequence[Pair], tau: float) -> tuple[Tensor, Tensor]:
+    """W of pairs of pixels, (pairs, height, width), at the place of each pair's first pixel; and
+    the sums of W's rows, (height, width)."""
     degree = colours.new_zeros(colours.shape[-2:])
     precision = torch.float64 if len(pairs) * degree.nbytes <= DOUBLE_BYTES else torch.float32
     # Each large block is made once: blocks of several sizes leave holes in the heap.
@@ -171,11 +174,15 @@ def _planes(colours: Tensor, pairs: Sequence[Pair], tau: float) -> Tensor:
         degree[here] += weights[here]
         degree[there] += weights[here]
         plane[here] = weights[here]
+    return planes, degree
+
+
+def _normalise(planes: Tensor, degree: Tensor, pairs: Sequence[Pair]) -> None:
+    """Turn W of pairs of pixels into Wn, in place."""
     scale = _inverse_root(degree)
     for (here, there), plane in zip(pairs, planes, strict=True):
         for one, other, result in _in_rows(scale[here], scale[there], plane[here]):
-            result *= (one * other).to(precision)
-    return planes
+            result *= (one * other).to(planes.dtype)
 
 
 def _in_rows(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -217,7 +224,7 @@ def _pair(offset: tuple[int, int], height: int, width: int) -> Pair:
 
 def _inverse_root(degree: Tensor) -> Tensor:
     """D^-1/2; a node without neighbours counts as having degree 1."""
-    return torch.where(degree > 0, degree, 1).rsqrt()
+    return torch.where(degree > 0, degree, 1).rsqrt_()
 
 
 def _check(alpha: float, steps: int) -> None:

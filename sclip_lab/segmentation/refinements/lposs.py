@@ -28,5 +28,8 @@ def lposs(
     ``alpha`` and ``steps`` are those of `sclip_lab.segmentation.propagation.propagate_over_pixels`;
     ``backbone`` has the channel statistics. A float32 ``mask`` is overwritten by the result.
     """
-    colours, mask = lab(backbone.pixels(image) / 255), mask.float()
-    return propagate_over_pixels(colours, mask, radius, tau, alpha, steps, out=mask)
+    scores = mask.float()
+    # The colours have no name here, so that their memory is free before the solution.
+    return propagate_over_pixels(
+        lab(backbone.pixels(image) / 255), scores, radius, tau, alpha, steps, out=scores
+    )
