@@ -12,9 +12,7 @@ from sclip_lab.core.errors import LabError
 def add_arguments(arguments: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     arguments.add_argument("photo", type=Path)
-    arguments.add_argument(
-        "--attention", default="vanilla,csa,maskclip", help="files of conf/attention, by commas"
-    )
+    arguments.add_argument("--attention", help="files of conf/attention, by commas")
     arguments.add_argument("--names", help='classes, for example "cat; grass,lawn; sky"')
     arguments.add_argument("--mask", type=Path, help="class ids of the truth, drawn as an outline")
     arguments.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
@@ -25,12 +23,13 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
-    from sclip_lab.run.library import explore
+    from sclip_lab.run.library import EXPLORED, explore
 
     if args.patches < 1:
         raise LabError(f"--patches {args.patches} must be 1 or more")
     backbone = options.backbone(args)
-    variants = [name.strip() for name in args.attention.split(",") if name.strip()]
+    typed = ",".join(EXPLORED) if args.attention is None else args.attention
+    variants = [name.strip() for name in typed.split(",") if name.strip()]
     page = explore(
         args.photo, args.names, variants, backbone, args.protocol, args.mask,
         max_patches=args.patches,

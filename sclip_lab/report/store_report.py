@@ -189,13 +189,13 @@ def _drawn(part: Evidence, images: int) -> list[Section]:
     if (table := seeds(part)) is not None:
         shown.append(Section("seeds", "seeds", tables={"seeds": table}))
     if parameters := curves.swept(part.df):
-        charts = [partial(_curve, part, parameter) for parameter in parameters]
+        charts: list[Maker] = [partial(_curve, part, parameter) for parameter in parameters]
         shown.append(Section("curves", "curves", makers=charts))
     if len(part.measured):
         from sclip_lab.report import diagnostic_charts  # imports torch
 
-        make = lambda: paged("diagnostics", diagnostic_charts.pages(part.measured))  # noqa: E731
-        shown.append(Section("diagnostics", "diagnostics", makers=[make]))
+        charts = [lambda: paged("diagnostics", diagnostic_charts.pages(part.measured))]
+        shown.append(Section("diagnostics", "diagnostics", makers=charts))
     if makers := _pictures(part, images):
         shown.append(Section("pictures", "photos", makers=makers))
     return shown

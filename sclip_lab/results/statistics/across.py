@@ -64,7 +64,7 @@ class Together:
         apart: Collection[str] = (),
         shared: Shared = (),
     ) -> None:
-        number = photo_sets(df)
+        photo_set = photo_sets(df)
         df = methods_only(df)
         self.datasets = [str(name) for name in df["dataset"].unique()]
         for name in (*apart, *(name for group in shared for name in group)):
@@ -78,7 +78,7 @@ class Together:
         counts = {spec: sample for spec, _, _, sample in all_of_it}
         names = df["image"].cat.categories.astype(str).to_numpy()
         images = {dataset: names[codes] for _, dataset, codes, _ in reversed(all_of_it)}
-        number_of = {dataset: number[spec] for spec, dataset, _, _ in reversed(all_of_it)}
+        common_set = {dataset: photo_set[spec] for spec, dataset, _, _ in reversed(all_of_it)}
         places, self.design = _design(images, n, seed, self._collections(apart, shared))
         rows, self.samples, self.left_out = [], [], []
         for _, members in specs.groupby("variant", sort=False):
@@ -93,7 +93,7 @@ class Together:
                 self.left_out.append(label)
                 continue
             for dataset, spec in by_dataset.items():
-                if number[spec] != number_of[dataset]:
+                if photo_set[spec] != common_set[dataset]:
                     raise LabError(
                         f"specs of data set '{dataset}' were evaluated on different images"
                     )
