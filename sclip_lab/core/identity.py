@@ -340,15 +340,22 @@ def _is_users(package: str, home: str) -> bool:
 
 def _installed(file: str) -> bool:
     """Whether a file is Python's or an installed library's, wherever pip or a system put it."""
-    return any(_holds_libraries(folder) for folder in Path(file).parents)
+    path = Path(file)
+    return any(
+        folder in _INSTALLED
+        or folder.name in ("site-packages", "dist-packages")
+        or path.relative_to(folder).parts[0] in _libraries(folder)
+        for folder in path.parents
+    )
 
 
 @cache
-def _holds_libraries(folder: Path) -> bool:
-    # "pip install --target" leaves a folder of any name, with a .dist-info for each library.
-    if folder in _INSTALLED or folder.name in ("site-packages", "dist-packages"):
-        return True
-    return next(folder.glob("*.dist-info"), None) is not None
+def _libraries(folder: Path) -> set[str]:
+    """Names in a folder that belong to libraries. "pip install --target" takes a folder of any
+    name, also one with modules of the user's, and notes in a .dist-info what each library has."""
+    noted = [place / "RECORD" for place in folder.glob("*.dist-info")]
+    lines = [line for file in noted if file.is_file() for line in file.open(encoding="utf-8")]
+    return {line.partition(",")[0].partition("/")[0].strip('"') for line in lines}
 
 
 def _imports(node: ast.AST, module: str) -> list[str]:

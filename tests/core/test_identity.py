@@ -155,13 +155,32 @@ def test_libraries_outside_of_this_environment_are_no_users_modules(
     """As with PYTHONPATH, ``pip install --target``, or a system's packages seen from a venv."""
     name = f"library_in_{folder.replace('-', '_')}"
     libraries = tmp_path / folder
-    (libraries / f"{name}-1.0.dist-info").mkdir(parents=True)
+    notes = libraries / f"{name}-1.0.dist-info"
+    notes.mkdir(parents=True)
+    (notes / "RECORD").write_text(f"{name}.py,sha256=x,6\n{notes.name}/RECORD,,\n")
     (libraries / f"{name}.py").write_text("k = 1\n")
     user = f"user_of_{name}"
     (tmp_path / f"{user}.py").write_text(f"import {name}\nfrom {name} import k\n")
     monkeypatch.syspath_prepend(str(libraries))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert reached([user]) == [user]
+
+
+def test_a_users_modules_among_libraries_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ``pip install --target .`` in the folder of a project."""
+    notes = tmp_path / "library_of_a_project-1.0.dist-info"
+    notes.mkdir()
+    (notes / "RECORD").write_text("library_of_a_project/__init__.py,sha256=x,6\n")
+    (tmp_path / "library_of_a_project").mkdir()
+    (tmp_path / "library_of_a_project/__init__.py").write_text("k = 1\n")
+    (tmp_path / "helper_of_a_project.py").write_text("k = 1\n")
+    (tmp_path / "ideas_of_a_project.py").write_text(
+        "import helper_of_a_project\nimport library_of_a_project\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert reached(["ideas_of_a_project"]) == ["helper_of_a_project", "ideas_of_a_project"]
 
 
 def test_modules_in_folders_without_init_are_found_before_they_are_imported(
